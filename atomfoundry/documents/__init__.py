@@ -1,0 +1,58 @@
+"""Pydantic documents that are stored in the results database."""
+
+from atomfoundry.documents.base import (
+    SCHEMA_VERSION,
+    Artifact,
+    FoundryDocument,
+    JobReference,
+    Provenance,
+)
+from atomfoundry.documents.benchmark import BenchmarkDoc, ReportDoc
+from atomfoundry.documents.data import (
+    AlignmentDoc,
+    DatasetDoc,
+    EnergyMetrics,
+    LabelDoc,
+    LabelFailure,
+    LabelSetDoc,
+    StructureSetDoc,
+)
+from atomfoundry.documents.level import LevelOfTheory
+from atomfoundry.documents.model import (
+    EpochRecord,
+    ErrorMetrics,
+    ForgettingDoc,
+    ForgettingRecord,
+    HeadDoc,
+    ModelDoc,
+    SelectionDoc,
+    TrajectoryRecord,
+    UncertaintyDoc,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AlignmentDoc",
+    "Artifact",
+    "BenchmarkDoc",
+    "DatasetDoc",
+    "EnergyMetrics",
+    "EpochRecord",
+    "ErrorMetrics",
+    "ForgettingDoc",
+    "ForgettingRecord",
+    "FoundryDocument",
+    "HeadDoc",
+    "JobReference",
+    "LabelDoc",
+    "LabelFailure",
+    "LabelSetDoc",
+    "LevelOfTheory",
+    "ModelDoc",
+    "Provenance",
+    "ReportDoc",
+    "SelectionDoc",
+    "StructureSetDoc",
+    "TrajectoryRecord",
+    "UncertaintyDoc",
+]

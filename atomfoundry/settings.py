@@ -1,0 +1,83 @@
+"""Settings, from ``ATOMFOUNDRY_*`` variables and ``~/.atomfoundry.yaml``; an unknown key is an error."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from atomfoundry.errors import ConfigurationError
+
+DEFAULT_SETTINGS_FILE = "~/.atomfoundry.yaml"
+
+
+class AtomfoundrySettings(BaseSettings):
+    """All settings of Atomfoundry."""
+
+    model_config = SettingsConfigDict(env_prefix="ATOMFOUNDRY_", extra="forbid")
+
+    home: Path = Field(
+        default=Path("~/.local/share/atomfoundry"),
+        description="Private folder for installed engines (Quantum ESPRESSO, pseudopotentials).",
+    )
+    project: Path | None = Field(
+        default=None, description="Project folder used when a command or a job names none."
+    )
+    artifacts_url: str | None = Field(
+        default=None,
+        description="Where artifacts are kept (fsspec URL or folder); default: PROJECT/artifacts.",
+    )
+    espresso_command: str | None = Field(
+        default=None, description="Command that runs pw.x, e.g. 'mpirun -np 4 pw.x'; default: found."
+    )
+    espresso_pseudo_dir: Path | None = Field(
+        default=None, description="Folder of UPF files named '<Element>.<anything>.upf'; default: SPMS."
+    )
+    workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    test_data: Path | None = Field(default=None, description="Folder of real data that the tests read.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file."""
+        path = Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+
+    @property
+    def home_dir(self) -> Path:
+        """The expanded home folder."""
+        return self.home.expanduser()
+
+
+@lru_cache(maxsize=1)
+def settings() -> AtomfoundrySettings:
+    """Return the settings, read once per process.
+
+    Raises
+    ------
+    ConfigurationError
+        If the settings file or an environment variable is wrong.
+    """
+    try:
+        return AtomfoundrySettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"Setting '{key}': {first['msg']}.",
+            remedy=f"Check {DEFAULT_SETTINGS_FILE} and the ATOMFOUNDRY_* variables.",
+        ) from error
