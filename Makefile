@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON  ?= python3
+VENV    ?= .venv
+TORCH   ?= torch==2.13.0
+PROJECT ?= quickstart
+BIN     := $(VENV)/bin
+
+.PHONY: quickstart test test-slow lint install help
+
+help:
+	@echo "make quickstart   install into $(VENV) and run the whole pipeline once (results in $(PROJECT)/)"
+	@echo "make test         install the test extra and run the tests"
+	@echo "make test-slow    the long physics and the many kills too"
+	@echo "make lint         ruff, mypy, import-linter"
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[dev]" --config-settings editable_mode=strict
+	@touch $@ $(VENV)/.test $(VENV)/.installed
+
+install: $(VENV)/.installed
+
+quickstart: $(VENV)/.installed
+	$(BIN)/atomfoundry engine install espresso
+	$(BIN)/atomfoundry run quickstart --project $(PROJECT)
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p atomfoundry
+	$(BIN)/lint-imports
