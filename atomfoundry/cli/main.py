@@ -1,0 +1,74 @@
+"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from atomfoundry import __version__
+from atomfoundry.cli.console import console, fail
+from atomfoundry.cli.datasets import app as dataset_app
+from atomfoundry.cli.datasets import harvest_command
+from atomfoundry.cli.engines import app as engine_app
+from atomfoundry.cli.models import evaluate_command
+from atomfoundry.cli.results import app as results_app
+from atomfoundry.cli.results import lineage_command, report_command
+from atomfoundry.cli.run import retry_command, run_command, status_command
+from atomfoundry.errors import AtomfoundryError, InputError
+
+app = typer.Typer(
+    name="atomfoundry",
+    help="From quantum-mechanical calculations to machine-learned interatomic potentials.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"atomfoundry {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From quantum-mechanical calculations to machine-learned interatomic potentials."""
+
+
+app.command("run")(run_command)
+app.command("status")(status_command)
+app.command("retry")(retry_command)
+app.command("lineage")(lineage_command)
+app.command("report")(report_command)
+app.command("harvest")(harvest_command)
+app.command("evaluate")(evaluate_command)
+app.add_typer(results_app, name="results")
+app.add_typer(dataset_app, name="dataset")
+app.add_typer(engine_app, name="engine")
+
+
+def main() -> None:
+    """Run the command line; our own errors become one clear line."""
+    try:
+        app()
+    except InputError as error:
+        fail(error)
+        sys.exit(2)
+    except AtomfoundryError as error:
+        fail(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command resumes.")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

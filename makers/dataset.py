@@ -1,0 +1,181 @@
+"""Makers that turn labels into datasets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jobflow import Maker
+
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
+from atomfoundry.errors import DatasetError
+from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
+from atomfoundry.makers.job import foundry_job
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def isolated_energies(labels: LabelSetDoc) -> dict[str, float]:
+    """Read the isolated-atom energies (eV) out of labels of single atoms.
+
+    Raises
+    ------
+    DatasetError
+        If an atom failed: without it no atomization energy exists.
+    """
+    energies = {
+        atoms.get_chemical_symbols()[0]: float(atoms.get_potential_energy())
+        for atoms in open_dataset(labels.frames).frames()
+        if len(atoms) == 1
+    }
+    if labels.failures:
+        failed = ", ".join(f"{f.formula} ({f.reason}: {f.message})" for f in labels.failures)
+        raise DatasetError(
+            f"No isolated-atom energy at {labels.level.label} for {failed}.",
+            remedy="Mend the cause, then `atomfoundry retry`.",
+        )
+    return {symbol: energies[symbol] for symbol in sort_elements(energies)}
+
+
+@dataclass
+class DatasetMaker(Maker):
+    """Check labelled frames, split them by group and write a dataset.
+
+    Parameters
+    ----------
+    name
+        Name of the job and of the dataset.
+    fractions
+        Shares of training, validation and test groups.
+    seed
+        Seed of the split.
+    max_force
+        Frames with a larger force (eV/A) are refused as ``exploded``.
+    """
+
+    name: str = "dataset"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    max_force: float = 50.0
+
+    @foundry_job(output_schema=DatasetDoc)
+    def make(
+        self,
+        labels: list[LabelSetDoc],
+        isolated: LabelSetDoc | None = None,
+        alignments: list[AlignmentDoc] | None = None,
+        previous: DatasetDoc | None = None,
+    ) -> DatasetDoc:
+        """Merge labels (and aligned datasets) into one dataset.
+
+        Parameters
+        ----------
+        labels
+            Label sets of one and the same level of theory.
+        isolated
+            Labels of the isolated atoms at that level.
+        alignments
+            Alignments *to* that level, whose datasets join.
+        previous
+            An older dataset of that level that this one extends; its frames keep their splits.
+
+        Raises
+        ------
+        DatasetError
+            If two levels would mix without an alignment, or nothing is left.
+        """
+        from atomfoundry.datasets import CurationSettings, curate, split
+
+        levels = {doc.level_id: doc.level for doc in labels}
+        if previous is not None and previous.level is not None:
+            levels[previous.level.id] = previous.level
+        if len(levels) > 1:
+            names = ", ".join(level.label for level in levels.values())
+            raise DatasetError(
+                f"Labels of {len(levels)} levels of theory ({names}) cannot share a dataset.",
+                remedy="Align them first (AlignMaker).",
+            )
+        level: LevelOfTheory = next(iter(levels.values()))
+        lost = [failure for doc in labels for failure in doc.failures]
+        frames: list[Atoms] = []
+        for doc in labels:
+            frames.extend(open_dataset(doc.frames).frames())
+        for alignment in alignments or []:
+            if alignment.target_level.id != level.id:
+                raise DatasetError(
+                    f"An alignment ends at {alignment.target_level.label}, not at {level.label}.",
+                    remedy="Align to the level of the dataset.",
+                )
+            if alignment.dataset is not None:
+                frames.extend(open_dataset(alignment.dataset).frames())
+
+        kept, rejections = curate(frames, CurationSettings(max_force=self.max_force))
+        if not kept:
+            raise DatasetError(
+                f"None of the {len(frames)} labelled frames of '{self.name}' passed the checks "
+                f"({dict(Counter(r.reason for r in rejections))}), and {len(lost)} labels failed.",
+                remedy="See the failures with `atomfoundry results labels --where status=failed`.",
+            )
+        energies = isolated_energies(isolated) if isolated is not None else {}
+        splits = split(
+            [atoms.info["group_id"] for atoms in kept], fractions=self.fractions, seed=self.seed
+        )
+        if previous is not None:
+            old = open_dataset(previous.dataset)
+            energies = energies or dict(previous.isolated_energies)
+            known = set(old.column("frame_id"))
+            fresh = [i for i, atoms in enumerate(kept) if atoms.info["frame_id"] not in known]
+            place = {i: len(old) + rank for rank, i in enumerate(fresh)}
+            splits = {
+                key: list(old.splits.get(key, [])) + [place[i] for i in splits[key] if i in place]
+                for key in ("train", "valid", "test")
+            }
+            kept = [*old.frames(), *(kept[i] for i in fresh)]
+        return describe_dataset(
+            kept, name=self.name, level=level, energies=energies, splits=splits, rejected=[*lost, *rejections]
+        )
+
+
+def describe_dataset(
+    frames: list[Atoms],
+    *,
+    name: str,
+    level: LevelOfTheory | None,
+    energies: dict[str, float],
+    splits: dict[str, list[int]],
+    rejected: list[LabelFailure],
+) -> DatasetDoc:
+    """Store frames and count what is in them."""
+    elements: Counter[str] = Counter()
+    per_atom: list[float] = []
+    max_force = 0.0
+    for atoms in frames:
+        symbols = atoms.get_chemical_symbols()
+        elements.update(symbols)
+        if energies and set(symbols) <= set(energies):
+            bound = atoms.get_potential_energy() - sum(energies[s] for s in symbols)
+            per_atom.append(float(bound) / len(atoms))
+        forces = atoms.calc.results.get("forces")
+        if forces is not None and len(forces):
+            max_force = max(max_force, float(np.linalg.norm(forces, axis=1).max()))
+    artifact = store_frames(frames, name=name, level=level, isolated_energies=energies, splits=splits)
+    return DatasetDoc(
+        name=name,
+        dataset=artifact,
+        n_frames=len(frames),
+        n_atoms=sum(elements.values()),
+        elements={symbol: elements[symbol] for symbol in sort_elements(elements)},
+        level=level,
+        level_ids=sorted({str(atoms.info.get("level", "")) for atoms in frames}),
+        isolated_energies=energies,
+        splits={key: len(indices) for key, indices in splits.items()},
+        sources=dict(Counter(str(atoms.info.get("source", "")) for atoms in frames)),
+        samplings=dict(Counter(str(atoms.info.get("sampling", "")) for atoms in frames)),
+        rejections=dict(Counter(failure.reason for failure in rejected)),
+        rejected=rejected,
+        energy_range=(min(per_atom), max(per_atom)) if per_atom else None,
+        max_force=max_force,
+    )

@@ -1,0 +1,97 @@
+"""Makers that fetch structures."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobflow import Maker
+
+from atomfoundry.documents import StructureSetDoc
+from atomfoundry.errors import StructureError
+from atomfoundry.makers.frames import structure_set
+from atomfoundry.makers.job import foundry_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ase import Atoms
+    from typing_extensions import Self
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@dataclass
+class StructuresMaker(Maker):
+    """Fetch structures from shipped presets and from files.
+
+    Parameters
+    ----------
+    name
+        Name of the job and of the structure set.
+    presets
+        Names of shipped structures, see :func:`atomfoundry.sources.list_presets`.
+    files
+        Absolute path of each file with the sha256 it had when the flow was made: a file that changes before the job
+        runs is an error, and another content makes another flow. Filled by :meth:`from_files`.
+    """
+
+    name: str = "fetch structures"
+    presets: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_files(cls, paths: Iterable[str | Path], *, name: str = "fetch structures") -> Self:
+        """Make a Maker of files; each is read once here, so that a bad one is refused before anything runs.
+
+        Raises
+        ------
+        StructureError
+            If a file is missing, unreadable or holds an impossible structure.
+        """
+        from atomfoundry.sources import fetch_structures
+
+        files: dict[str, str] = {}
+        for path in paths:
+            resolved = Path(path).expanduser().resolve()
+            fetch_structures([resolved])
+            files[str(resolved)] = hash_file(resolved)
+        return cls(name=name, files=files)
+
+    def structures(self) -> list[Atoms]:
+        """Read all structures.
+
+        Raises
+        ------
+        StructureError
+            If a file is missing, changed since the flow was made, or unreadable.
+        """
+        from atomfoundry.sources import fetch_structures, load_preset
+
+        frames: list[Atoms] = []
+        for preset in self.presets:
+            frames.extend(load_preset(preset))
+        for path, sha256 in self.files.items():
+            if not Path(path).is_file():
+                raise StructureError(f"Structure file {path} is missing.", remedy="Put it back, then retry.")
+            if hash_file(path) != sha256:
+                raise StructureError(
+                    f"Structure file {path} changed since the flow was made.",
+                    remedy="Start the flow again: its new content makes a new flow.",
+                )
+            frames.extend(fetch_structures([path]))
+        if not frames:
+            raise StructureError(f"'{self.name}' names no structures.", remedy="Give presets or files.")
+        return frames
+
+    @foundry_job(output_schema=StructureSetDoc)
+    def make(self) -> StructureSetDoc:
+        """Fetch the structures."""
+        return structure_set(
+            self.structures(), name=self.name, lineage={"presets": self.presets, "files": self.files}
+        )
