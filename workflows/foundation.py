@@ -180,7 +180,7 @@ class FoundationFlowMaker(Maker):
         to_label = {
             maker.name: add(BenchmarkStructuresMaker.of(maker).make(crystals.output), "sampling")
             for maker in seeded.benchmarks
-            if maker.needs_labels
+            if maker.reference == "crystals" or (maker.reference and molecules)
         }
 
         # labels at every level
@@ -206,8 +206,11 @@ class FoundationFlowMaker(Maker):
                 "alignment",
             )
         task_labels = label(seeded.crystal_labels, "task", sampled_task)
+        engines = {"crystals": seeded.crystal_labels, "molecules": seeded.molecule_labels}
         references = {
-            name: label(seeded.crystal_labels, f"{name} reference", job) for name, job in to_label.items()
+            maker.name: label(engines[maker.reference], f"{maker.name} reference", to_label[maker.name])
+            for maker in seeded.benchmarks
+            if maker.name in to_label
         }
 
         # datasets, base model, fine-tuning
@@ -273,6 +276,7 @@ class FoundationFlowMaker(Maker):
                     structures=crystals.output,
                     dataset=extended.output,
                     reference=references[maker.name].output if maker.name in references else None,
+                    alignment=alignment.output if alignment and maker.reference == "molecules" else None,
                 ),
                 "benchmarks",
             )

@@ -1,0 +1,142 @@
+"""The Maker that trains a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ModelDoc
+from atomfoundry.errors import ConfigurationError, DatasetError
+from atomfoundry.makers.frames import sort_elements
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import (
+    frames_of,
+    load_artifact_model,
+    model_document,
+    progress_callback,
+    training_settings,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomfoundry.models import Allegro, AllegroConfig
+
+
+@dataclass
+class TrainMaker(Maker):
+    """Train an Allegro model on one or several datasets, one readout head each.
+
+    Parameters
+    ----------
+    name
+        Name of the job and of the model.
+    kind
+        What the model is for, as in :class:`~atomfoundry.documents.ModelDoc`.
+    architecture
+        Fields of :class:`~atomfoundry.models.AllegroConfig` that differ from its defaults (Allegro-FM64).
+    training
+        Fields of :class:`~atomfoundry.models.training.TrainingSettings` that differ from its defaults.
+    seed
+        Seed of the initial weights and of the shuffling.
+    """
+
+    name: str = "train"
+    kind: str = "base"
+    architecture: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @foundry_job(output_schema=ModelDoc)
+    def make(self, datasets: dict[str, DatasetDoc], start: ModelDoc | None = None) -> ModelDoc:
+        """Train; a killed job goes on from its last checkpoint.
+
+        Parameters
+        ----------
+        datasets
+            Head -> dataset, with splits.
+        start
+            A model to go on from; it must have all the heads.
+
+        Raises
+        ------
+        ConfigurationError
+            If a setting is wrong.
+        DatasetError
+            If a dataset has no training frames or an element has no isolated-atom energy.
+        """
+        from atomfoundry.models.training import train
+
+        training = {head: frames_of(doc, "train") for head, doc in datasets.items()}
+        validation = {head: frames_of(doc, "valid") for head, doc in datasets.items()}
+        validation = {head: frames for head, frames in validation.items() if frames}
+        for head, frames in training.items():
+            if not frames:
+                raise DatasetError(
+                    f"Dataset '{datasets[head].name}' has no training frames.", remedy="Add structures."
+                )
+        settings = training_settings(self.training, seed=self.seed, where=self.name)
+        if start is None:
+            model: Allegro | AllegroConfig = self._config(datasets, training)
+        else:
+            model = load_artifact_model(start)
+        result = train(
+            model,
+            training,
+            validation or None,
+            settings=settings,
+            directory=Path.cwd(),
+            callback=progress_callback(settings.max_epochs),
+        )
+        return model_document(
+            result.model,
+            datasets,
+            name=self.name,
+            kind=self.kind,
+            history=result.history,
+            stop_reason=result.stop_reason,
+            n_epochs=result.n_epochs,
+            wall_time_s=result.wall_time_s,
+            settings=settings,
+        )
+
+    def _config(self, datasets: dict[str, DatasetDoc], frames: dict[str, list[Atoms]]) -> AllegroConfig:
+        from pydantic import ValidationError
+
+        from atomfoundry.models import AllegroConfig
+        from atomfoundry.models.allegro.config import HeadConfig
+        from atomfoundry.models.training import average_num_neighbors, force_rms
+
+        elements = sort_elements(symbol for doc in datasets.values() for symbol in doc.elements)
+        heads = []
+        for head, doc in datasets.items():
+            missing = [symbol for symbol in doc.elements if symbol not in doc.isolated_energies]
+            if missing:
+                raise DatasetError(
+                    f"Dataset '{doc.name}' has no isolated-atom energy of {', '.join(missing)}.",
+                    remedy="Label the free atoms at the same level.",
+                )
+            heads.append(
+                HeadConfig(
+                    name=head,
+                    isolated_energies=doc.isolated_energies,
+                    scale=force_rms(frames[head]),
+                    level_id=doc.level.id if doc.level else None,
+                )
+            )
+        values = {"type_names": elements, "heads": heads, "seed": self.seed, **self.architecture}
+        everything = [atoms for group in frames.values() for atoms in group]
+        try:
+            cutoff = float(values.get("cutoff", AllegroConfig.model_fields["cutoff"].default))
+            values.setdefault("avg_num_neighbors", average_num_neighbors(everything, cutoff=cutoff))
+            return AllegroConfig.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ConfigurationError(
+                f"{self.name}: architecture setting '{key}': {first['msg']}.",
+                remedy=f"Valid: {', '.join(AllegroConfig.model_fields)}.",
+            ) from error

@@ -1,0 +1,61 @@
+"""The package list is complete, the version is one, and importing the package stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import atomfoundry
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {
+    "atomfoundry": "atomfoundry",
+    "makers": "atomfoundry.makers",
+    "models": "atomfoundry.models",
+    "workflows": "atomfoundry.workflows",
+}
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_no_package_is_forgotten(pyproject: dict) -> None:
+    found = set()
+    for folder, package in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            parts = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join((package, *parts)))
+    assert found == set(pyproject["tool"]["setuptools"]["packages"])
+
+
+def test_version_is_one(pyproject: dict) -> None:
+    assert pyproject["project"]["version"] == atomfoundry.__version__
+
+
+def test_import_is_light() -> None:
+    code = "import sys, atomfoundry, atomfoundry.settings, atomfoundry.documents; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"torch", "e3nn", "ase", "pymatgen", "jobflow", "atomate2", "pyarrow", "plotly", "scipy", "pandas"}
+    assert not heavy & set(loaded)
+
+
+def test_repository_names_no_machine() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout")
+    words = ["/" + "work/", "/" + "tmp/wt", "files.pythonhosted" + ".org", "pypi" + ".org"]
+    for name in listed:
+        path = ROOT / name
+        if path.is_file():
+            text = path.read_text(errors="ignore")
+            assert not [word for word in words if word in text], name
