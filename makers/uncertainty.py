@@ -1,0 +1,62 @@
+"""The Maker that fits and calibrates a model's uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ModelDoc, UncertaintyDoc
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import frames_of, load_artifact_model
+from atomfoundry.results import current_artifacts
+
+
+@dataclass
+class UncertaintyMaker(Maker):
+    """LLPR uncertainty with conformal calibration (ALGORITHMS 5.1, 5.2).
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    coverage
+        Share of the errors that the calibrated intervals shall cover.
+    calibration_splits
+        Splits of the datasets that calibrate; the training split gives the covariance.
+    seed
+        Seed of the sampled force uncertainties.
+    """
+
+    name: str = "uncertainty"
+    coverage: float = 0.8
+    calibration_splits: list[str] | tuple[str, ...] = ("valid", "test")
+    seed: int = 0
+
+    @foundry_job(output_schema=UncertaintyDoc)
+    def make(self, model: ModelDoc, datasets: dict[str, DatasetDoc]) -> UncertaintyDoc:
+        """Fit and calibrate.
+
+        Parameters
+        ----------
+        model
+            A trained model.
+        datasets
+            Head -> the dataset it was trained on.
+        """
+        from atomfoundry.models.uncertainty import fit_uncertainty, save_uncertainty
+
+        uncertainty = fit_uncertainty(
+            load_artifact_model(model),
+            {head: frames_of(doc, "train") for head, doc in datasets.items()},
+            {head: frames_of(doc, *self.calibration_splits) for head, doc in datasets.items()},
+            coverage=self.coverage,
+            seed=self.seed,
+        )
+        folder = save_uncertainty(uncertainty, Path("llpr"))
+        return UncertaintyDoc(
+            model_sha256=model.model.sha256,
+            **uncertainty.summary(),
+            llpr=current_artifacts().put(folder, media_type="application/vnd.atomfoundry.llpr"),
+        )
