@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from atomfoundry.datasets import labels_of
 from atomfoundry.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -52,19 +53,6 @@ class ReferenceEnergies:
     undetermined: list[str] = field(default_factory=list)
     null_space: list[dict[str, float]] = field(default_factory=list)
     rmse: float | None = None
-
-
-def label(frame: Atoms, name: str) -> np.ndarray | float | None:
-    """Return one label of a frame, or None.
-
-    Parameters
-    ----------
-    frame
-        Atoms with a ``SinglePointCalculator``, or without labels.
-    name
-        'energy' (eV), 'forces' (eV/A) or 'stress' (eV/A^3, Voigt).
-    """
-    return None if frame.calc is None else frame.calc.results.get(name)
 
 
 def compositions(frames: Sequence[Atoms], elements: Sequence[str]) -> np.ndarray:
@@ -116,7 +104,7 @@ def isolated_energies_of(frames: Sequence[Atoms]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for frame in frames:
-        energy = label(frame, "energy")
+        energy = labels_of(frame)[0]
         if len(frame) != 1 or frame.pbc.any() or energy is None:
             continue
         symbol = frame.get_chemical_symbols()[0]
@@ -173,12 +161,13 @@ def fit_reference_energies(
             )
         return ReferenceEnergies(policy, {s: float(known[s]) for s in elements}, rank=len(elements))
 
-    rows = [row for row, frame in enumerate(frames) if label(frame, "energy") is not None]
+    labels = [labels_of(frame)[0] for frame in frames]
+    rows = [row for row, energy in enumerate(labels) if energy is not None]
     if not rows:
         raise TrainingError(f"Policy '{policy}': none of the {len(frames)} frames has an energy.")
     counts = compositions([frames[row] for row in rows], elements)
     n_atoms = counts.sum(axis=1)
-    target = np.array([float(label(frames[row], "energy")) for row in rows])  # type: ignore[arg-type]
+    target = np.array([energy for energy in labels if energy is not None])
     base = np.zeros(len(elements))
     if policy == "mean":
         mean = float(np.mean(target / n_atoms))
@@ -225,9 +214,7 @@ def force_rms(frames: Sequence[Atoms]) -> float:
     TrainingError
         If no frame has forces, or all are zero.
     """
-    parts = [
-        np.asarray(value, dtype=float).ravel() for f in frames if (value := label(f, "forces")) is not None
-    ]
+    parts = [forces.ravel() for frame in frames if (forces := labels_of(frame)[1]) is not None]
     value = float(np.sqrt(np.mean(np.concatenate(parts) ** 2))) if parts else 0.0
     if not value > 0:
         raise TrainingError(
