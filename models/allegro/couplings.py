@@ -1,0 +1,130 @@
+"""Which irreps each layer keeps, which paths lead to them, and the path-weighted 3j tensor (ALGORITHMS 2.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import torch
+from atomfoundry.models.allegro.angular import parallel_coupling, wigner_3j
+from atomfoundry.models.allegro.mlp import unit_variance
+from torch import Tensor, nn
+
+Irrep = tuple[int, int]
+"""Degree l and parity +1 or -1."""
+
+
+def natural_irreps(l_max: int) -> list[Irrep]:
+    """Return the irreps of spherical harmonics: parity (-1)^l."""
+    return [(degree, (-1) ** degree) for degree in range(l_max + 1)]
+
+
+def _products(left: Irrep, right: Irrep, l_max: int) -> list[Irrep]:
+    lowest, highest = abs(left[0] - right[0]), min(l_max, left[0] + right[0])
+    return [(degree, left[1] * right[1]) for degree in range(lowest, highest + 1)]
+
+
+def plan_irreps(n_layers: int, l_max: int) -> list[list[Irrep]]:
+    """Return the irreps before the first layer and after each layer.
+
+    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the remaining
+    layers; the last layer makes 0e only.
+    """
+    environment = natural_irreps(l_max)
+    made: list[set[Irrep]] = [set(environment)]
+    for _ in range(n_layers):
+        made.append(
+            {out for left in made[-1] for right in environment for out in _products(left, right, l_max)}
+        )
+    useful: set[Irrep] = {(0, 1)}
+    kept = [sorted(useful)]
+    for layer in reversed(range(n_layers)):
+        useful = {
+            left
+            for left in made[layer]
+            if any(set(_products(left, right, l_max)) & useful for right in environment)
+        }
+        kept.append(sorted(useful, key=lambda irrep: (irrep[0], -irrep[1] * (-1) ** irrep[0])))
+    return kept[::-1]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way of coupling: positions of the three irreps in their lists, and their degrees."""
+
+    positions: tuple[int, int, int]
+    degrees: tuple[int, int, int]
+
+
+def list_paths(inputs: list[Irrep], environment: list[Irrep], outputs: list[Irrep]) -> list[Path]:
+    """Return all couplings of an input and an environment irrep to an output irrep."""
+    return [
+        Path((a, b, c), (left[0], right[0], out[0]))
+        for c, out in enumerate(outputs)
+        for a, left in enumerate(inputs)
+        for b, right in enumerate(environment)
+        if left[1] * right[1] == out[1] and abs(left[0] - right[0]) <= out[0] <= left[0] + right[0]
+    ]
+
+
+def _slices(irreps: list[Irrep]) -> list[slice]:
+    ends = np.cumsum([0, *(2 * degree + 1 for degree, _ in irreps)])
+    return [slice(int(start), int(end)) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+class Coupling(nn.Module):
+    """Path weights v_q of one layer and the constant tensors they multiply.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Irreps before and after the layer; the environment has those of the harmonics.
+    """
+
+    tensors: Tensor
+    parallels: Tensor
+
+    def __init__(
+        self,
+        inputs: list[Irrep],
+        outputs: list[Irrep],
+        *,
+        l_max: int,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        environment = natural_irreps(l_max)
+        paths = list_paths(inputs, environment, outputs)
+        irreps = (inputs, environment, outputs)
+        slices = [_slices(which) for which in irreps]
+        self.shape = tuple(which[-1].stop for which in slices)
+        self.degree_shape = tuple(len(which) for which in irreps)
+        tensors = np.zeros((len(paths), *self.shape))
+        parallels = np.zeros((len(paths), *self.degree_shape))
+        for row, path in enumerate(paths):
+            n_paths = sum(other.positions[2] == path.positions[2] for other in paths)
+            norm = sqrt((2 * path.degrees[2] + 1) / n_paths)
+            where = tuple(slices[axis][position] for axis, position in enumerate(path.positions))
+            tensors[(row, *where)] = norm * wigner_3j(*path.degrees)
+            parallels[(row, *path.positions)] = norm * parallel_coupling(*path.degrees)
+        self.weights = unit_variance(len(paths), generator=generator, dtype=dtype)
+        self.register_buffer("tensors", torch.tensor(tensors, dtype=dtype).flatten(1), persistent=False)
+        self.register_buffer("parallels", torch.tensor(parallels, dtype=dtype).flatten(1), persistent=False)
+
+    def tensor(self) -> Tensor:
+        """Return sum_q v_q sqrt((2 l3 + 1) / n_paths(l3)) w3j, (K_in, K_env, K_out)."""
+        return (self.weights @ self.tensors).view(self.shape)
+
+    def parallel(self) -> Tensor:
+        """Return the same for three harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
+        return (self.weights @ self.parallels).view(self.degree_shape)
+
+    def scalar(self) -> Tensor:
+        """Return the factor of each degree, (l_max + 1,), with which V . env goes into 0e (the first output).
+
+        The inputs must begin with the natural irreps, as they do before the first and the last layer.
+        """
+        degrees = torch.arange(self.degree_shape[1], device=self.weights.device)
+        return self.parallel()[degrees, degrees, 0] / (2 * degrees + 1).to(self.weights.dtype)

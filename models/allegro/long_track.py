@@ -1,0 +1,57 @@
+"""The tensor track of any number of layers, with tensors on edges.
+
+The 3j tensor is contracted with the summed environment once an atom and multiplied onto its edges' tensors in
+one batched product; the edge's own share is subtracted afterwards (the product is bilinear).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from atomfoundry.models.allegro.couplings import Coupling
+from atomfoundry.models.allegro.track import TensorTrack, TrackState
+from torch import Tensor
+
+
+class LongTrack(TensorTrack):
+    """Any number of layers; needed from three on, and the check of the shorter form."""
+
+    def scalars(self, state: TrackState, layer: int, latents: Tensor) -> Tensor:
+        """Return the scalars (M, C) that layer ``layer`` (0 first) gives to the latents (M, d)."""
+        weights, environment = self._edge_weights(layer, latents)
+        harmonics = state.layout.collect(state.harmonics.unflatten(1, (-1, self.n_degrees)))
+        if weights is not None:
+            state.kept["tensor"] = weights.mT @ harmonics  # (M, C, K)
+        tensor = state.kept["tensor"]
+        field = self._sum_environment(state, environment)
+        coupling = cast(Coupling, self.couplings[layer])
+        if layer == self.n_layers - 1:
+            others = self._at_edges(state, field.mT) - environment.mT @ harmonics
+            factor = self._per_component(coupling.scalar())
+            return (tensor * others * factor).sum(dim=2)
+        weighted = coupling.tensor()
+        product = self._times_field(state, tensor, torch.einsum("abc,nbk->nkac", weighted, field))
+        # The edge's own environment: E = w_E Y, so contract the 3j tensor with Y, degree by degree.
+        own = torch.einsum("abc,elb->elac", weighted, harmonics)
+        scaled = tensor[:, :, None, :] * environment.mT[:, :, :, None]
+        product = product - scaled.flatten(2) @ own.flatten(1, 2)
+        state.kept["tensor"] = product
+        return product[:, :, 0]
+
+    def _per_component(self, per_degree: Tensor) -> Tensor:
+        """Repeat (l_max + 1,) to (K,)."""
+        repeats = torch.arange(self.n_degrees, device=per_degree.device) * 2 + 1
+        return per_degree.repeat_interleave(repeats)
+
+    @staticmethod
+    def _at_edges(state: TrackState, per_atom: Tensor) -> Tensor:
+        """Repeat (N, ...) for the edges of each atom, (M, ...)."""
+        shape = (state.layout.n_atoms, state.layout.width, *per_atom.shape[1:])
+        return state.layout.collect(per_atom[:, None].expand(shape))
+
+    @staticmethod
+    def _times_field(state: TrackState, tensor: Tensor, operator: Tensor) -> Tensor:
+        """Multiply edge tensors (M, C, K_in) by their centre's operator (N, C, K_in, K_out)."""
+        rectangle = state.layout.spread(tensor).transpose(1, 2)  # (N, C, D, K_in)
+        return state.layout.collect((rectangle @ operator).transpose(1, 2))

@@ -1,0 +1,263 @@
+"""Allegro, variant A: a strictly local equivariant potential (ALGORITHMS section 2)."""
+
+from __future__ import annotations
+
+import copy
+from math import sqrt
+
+import torch
+from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.long_track import LongTrack
+from atomfoundry.models.allegro.mlp import Perceptron
+from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
+from atomfoundry.models.allegro.readout import Readouts
+from atomfoundry.models.allegro.short_track import ShortTrack
+from atomfoundry.models.graph import GraphBatch
+from atomfoundry.models.zbl import ZBL
+from torch import Tensor, nn
+
+from atomfoundry.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Allegro(nn.Module):
+    """The model: ``Allegro(config)(batch)`` returns energies, forces and stresses.
+
+    Parameters
+    ----------
+    config
+        Architecture and heads; the initial weights follow from its seed.
+    """
+
+    def __init__(self, config: AllegroConfig) -> None:
+        super().__init__()
+        self.config = config.model_copy(deep=True)
+        self.dtype = DTYPES[config.dtype]
+        generator = torch.Generator().manual_seed(config.seed)
+        width, channels = config.latent_width, config.num_channels
+        self.embedding = RadialChemicalEmbedding(config, generator=generator, dtype=self.dtype)
+        dims = [config.two_body_dims[0], *config.two_body_dims]
+        self.two_body = Perceptron(dims, generator=generator, dtype=self.dtype)
+        track = ShortTrack if config.n_layers <= 2 else LongTrack
+        self.track = track(config, generator=generator, dtype=self.dtype)
+        self.latents = nn.ModuleList(
+            Perceptron([width + channels, *config.latent_dims], generator=generator, dtype=self.dtype)
+            for _ in range(config.n_layers)
+        )
+        self.readouts = Readouts(config, generator=generator, dtype=self.dtype)
+        self.zbl = ZBL(config.type_names, cutoff=config.cutoff) if config.zbl else None
+
+    # Heads ------------------------------------------------------------------------------------------------------
+
+    def head_index(self, name: str) -> int:
+        """Return the index of a head.
+
+        Raises
+        ------
+        ModelError
+            If there is no head of that name.
+        """
+        names = [head.name for head in self.config.heads]
+        if name not in names:
+            raise ModelError(
+                f"The model has no head '{name}'; it has {', '.join(names)}.", remedy="Name one of these."
+            )
+        return names.index(name)
+
+    def add_head(self, head: HeadConfig, copy_from: str = "pt") -> None:
+        """Add a head whose readout begins as a copy of another's.
+
+        Parameters
+        ----------
+        head
+            Name, isolated-atom energies and scale of the new head.
+        copy_from
+            Head whose readout weights are copied.
+
+        Raises
+        ------
+        ModelError
+            If the name is taken or there is no head to copy from.
+        """
+        if head.name in [other.name for other in self.config.heads]:
+            raise ModelError(f"The model already has a head '{head.name}'.", remedy="Choose another name.")
+        config = self.config.model_dump()
+        config["heads"].append(head.model_dump())
+        checked = AllegroConfig.model_validate(config)
+        weights = copy.deepcopy(self.readouts.heads[self.head_index(copy_from)])
+        assert isinstance(weights, nn.ParameterList)
+        self.readouts.append(head, weights, self.config.type_names)
+        self.config = checked
+
+    def readout_weights(self, head: str | int) -> Tensor:
+        """Return w_h of (2.14), (d,) float64: ``energy - sum E0 (- ZBL) = features @ readout_weights``."""
+        index = self.head_index(head) if isinstance(head, str) else head
+        return self.readouts.vector(index).double()
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    # Evaluation -------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch.
+
+        Parameters
+        ----------
+        batch
+            Structures on the model's device.
+        forces, stress
+            Whether to differentiate.
+        create_graph
+            Keep the graph, so that a loss of forces and stresses can be differentiated (training).
+
+        Returns
+        -------
+        dict
+            ``energy`` (B,) eV, ``atomic_energy`` (N,), ``edge_energy`` (M,), ``features`` (B, d) and
+            ``atomic_features`` (N, d) float64; ``edge_latents`` (M, d); ``edge_vectors`` (M, 3) float64, the leaf
+            that everything depends on; with a model that has it, ``zbl_energy`` (N,). If differentiated:
+            ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN where
+            the structure is not periodic in three directions.
+        """
+        return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
+
+    def forward_edges(
+        self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Evaluate with derivatives by edge vectors (ALGORITHMS 2.7, edge path): the faster one, and the default."""
+        differentiate = forces or stress
+        vectors = batch.edge_vectors().detach()
+        if not differentiate:
+            return self._energies(batch, vectors)
+        with torch.enable_grad():
+            vectors.requires_grad_(True)
+            out = self._energies(batch, vectors)
+            (gradients,) = torch.autograd.grad(
+                out["energy"].sum(), vectors, create_graph=create_graph, materialize_grads=True
+            )
+        if not create_graph:
+            out = {key: value.detach() for key, value in out.items()}
+        out["edge_gradients"] = gradients
+        if forces:
+            out["forces"] = forces_from_edges(batch, gradients)
+        if stress:
+            out["stress"] = stress_from_edges(batch, out["edge_vectors"], gradients)
+        return out
+
+    def forward_positions(
+        self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Evaluate with derivatives by positions and strain (ALGORITHMS 2.7, position path): same numbers."""
+        if not (forces or stress):
+            return self._energies(batch, batch.edge_vectors())
+        with torch.enable_grad():
+            positions = batch.positions.detach().clone().requires_grad_(True)
+            strain = torch.zeros_like(batch.cell).requires_grad_(True)
+            symmetric = (strain + strain.mT) / 2
+            moved = positions + torch.einsum("na,nab->nb", positions, symmetric[batch.batch])
+            out = self._energies(batch, batch.edge_vectors(moved, batch.cell + batch.cell @ symmetric))
+            by_position, by_strain = torch.autograd.grad(
+                out["energy"].sum(), [positions, strain], create_graph=create_graph, materialize_grads=True
+            )
+        if not create_graph:
+            out = {key: value.detach() for key, value in out.items()}
+        if forces:
+            out["forces"] = -by_position
+        if stress:
+            out["stress"] = _per_volume(batch, by_strain)
+        return out
+
+    def _energies(self, batch: GraphBatch, vectors: Tensor) -> dict[str, Tensor]:
+        """Evaluate everything that is not a derivative, from the edge vectors (M, 3) float64."""
+        centre, neighbour = batch.edge_index
+        centre_types, neighbour_types = batch.types[centre], batch.types[neighbour]
+        latents = self._edge_latents(batch, vectors, centre_types, neighbour_types)
+        node_head = batch.head[batch.batch]
+        single = len(self.config.heads) == 1
+        unscaled = self.readouts(latents, None if single else node_head[centre])
+        scale = self.readouts.scales[node_head, batch.types] / sqrt(self.config.avg_num_neighbors)
+        edge_energy = unscaled.double() * scale[centre]
+        isolated = self.readouts.isolated_energies[node_head, batch.types]
+        atomic_energy = isolated + batch.layout.sum_over_edges(edge_energy)
+        atomic_features = batch.layout.sum_over_edges(latents.double()) * scale[:, None]
+        out = {
+            "edge_energy": edge_energy,
+            "edge_latents": latents,
+            "edge_vectors": vectors,
+            "atomic_features": atomic_features,
+            "features": _sum_by_graph(batch, atomic_features),
+        }
+        if self.zbl is not None:
+            repulsion = self.zbl(vectors.norm(dim=1), centre_types, neighbour_types)
+            out["zbl_energy"] = batch.layout.sum_over_edges(repulsion)
+            atomic_energy = atomic_energy + out["zbl_energy"]
+        out["atomic_energy"] = atomic_energy
+        out["energy"] = _sum_by_graph(batch, atomic_energy)
+        return out
+
+    def _edge_latents(
+        self, batch: GraphBatch, vectors: Tensor, centre_types: Tensor, neighbour_types: Tensor
+    ) -> Tensor:
+        """Return x^{n_layers}, (M, d)."""
+        vectors = vectors.to(self.dtype)
+        r = vectors.norm(dim=1, keepdim=True)
+        state = self.track.begin(vectors / r, batch.layout)
+        latents = self.two_body(self.embedding(r, centre_types, neighbour_types))
+        for layer, perceptron in enumerate(self.latents):
+            new = perceptron(latents, self.track.scalars(state, layer, latents))
+            # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as the first.
+            latents = sqrt((layer + 1) / (layer + 2)) * latents + sqrt(1 / (layer + 2)) * new
+        return latents
+
+
+def _sum_by_graph(batch: GraphBatch, per_atom: Tensor) -> Tensor:
+    """Sum (N, ...) over the atoms of each structure."""
+    if batch.num_graphs == 1:
+        return per_atom.sum(dim=0, keepdim=True)
+    out = per_atom.new_zeros((batch.num_graphs, *per_atom.shape[1:]))
+    return out.index_add(0, batch.batch, per_atom)
+
+
+def _per_volume(batch: GraphBatch, virial: Tensor) -> Tensor:
+    """Divide (B, 3, 3) by the volumes; NaN where a structure is not periodic in three directions."""
+    identity = torch.eye(3, dtype=virial.dtype, device=virial.device)
+    cell = torch.where(batch.periodic[:, None, None], batch.cell, identity)
+    stress = virial / torch.linalg.det(cell).abs()[:, None, None]
+    return torch.where(batch.periodic[:, None, None], stress, torch.nan)
+
+
+def forces_from_edges(batch: GraphBatch, gradients: Tensor) -> Tensor:
+    """Return F_i = sum_{centre i} G_e - sum_{neighbour i} G_e, (N, 3).
+
+    Parameters
+    ----------
+    batch
+        The structures.
+    gradients
+        G_e = dE/dr_e of any energy-like scalar, (M, 3).
+    """
+    return batch.layout.sum_over_edges(gradients).index_add(0, batch.edge_index[1], gradients, alpha=-1)
+
+
+def stress_from_edges(batch: GraphBatch, vectors: Tensor, gradients: Tensor) -> Tensor:
+    """Return sigma = sum_e r_e (x) G_e / V, (B, 3, 3), symmetrised; NaN where not periodic in three directions.
+
+    Parameters
+    ----------
+    batch
+        The structures.
+    vectors, gradients
+        r_e and G_e, (M, 3).
+    """
+    if batch.num_graphs == 1:
+        virial = (vectors.mT @ gradients)[None]
+    else:
+        outer = (vectors[:, :, None] * gradients[:, None, :]).flatten(1)
+        virial = _sum_by_graph(batch, batch.layout.sum_over_edges(outer)).view(-1, 3, 3)
+    return _per_volume(batch, (virial + virial.mT) / 2)

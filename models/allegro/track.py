@@ -1,0 +1,115 @@
+"""The tensor track: what a layer asks of it is the scalars that its edge latents receive (ALGORITHMS 2.3-2.4).
+
+All weights of one degree lie together, channels last: ``(M, l, C)``. The block harmonics ``(M, l, k)`` hold
+Y_k where k belongs to degree l and zero elsewhere, so that one batched matrix product an atom makes the summed
+environment, and one more reads it at each of its edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+import torch
+from atomfoundry.models.allegro.angular import harmonic_coefficients, harmonic_slices
+from atomfoundry.models.allegro.config import AllegroConfig
+from atomfoundry.models.allegro.couplings import Coupling, plan_irreps
+from atomfoundry.models.allegro.mlp import unit_variance
+from atomfoundry.models.padding import EdgeLayout
+from torch import Tensor, nn
+
+
+@dataclass
+class TrackState:
+    """What the track remembers between layers.
+
+    Parameters
+    ----------
+    layout
+        Edges of each atom.
+    harmonics
+        Block harmonics of the edges as a rectangle, (N, D * (l_max + 1), K).
+    """
+
+    layout: EdgeLayout
+    harmonics: Tensor
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+class BlockHarmonics(nn.Module):
+    """Spherical harmonics of unit vectors, each degree in a row of its own."""
+
+    coefficients: Tensor
+
+    def __init__(self, l_max: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.l_max = l_max
+        plain = harmonic_coefficients(l_max)
+        blocks = np.zeros((plain.shape[0], l_max + 1, plain.shape[1]))
+        for degree, where in enumerate(harmonic_slices(l_max)):
+            blocks[:, degree, where] = plain[:, where]
+        self.register_buffer("coefficients", torch.tensor(blocks, dtype=dtype).flatten(1), persistent=False)
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """Return (M, l_max + 1, K) of unit vectors (M, 3)."""
+        powers = [torch.ones_like(unit[:, :1])]
+        for _ in range(self.l_max):
+            powers.append((powers[-1][:, :, None] * unit[:, None, :]).flatten(1))
+        flat = torch.cat(powers, dim=1) @ self.coefficients
+        return flat.view(-1, self.l_max + 1, (self.l_max + 1) ** 2)
+
+
+class TensorTrack(nn.Module):
+    """Weights of the track and the steps that every way of evaluating it shares."""
+
+    multiplicity: Tensor
+
+    def __init__(self, config: AllegroConfig, *, generator: torch.Generator, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.n_layers, self.n_degrees, self.n_channels = (
+            config.n_layers,
+            config.l_max + 1,
+            config.num_channels,
+        )
+        width, rows = config.latent_width, self.n_degrees * self.n_channels
+        self.environment_gain = 1 / sqrt(config.avg_num_neighbors - 1)
+        self.environments = nn.ParameterList(
+            unit_variance(width, 2 * rows if layer == 0 else rows, generator=generator, dtype=dtype)
+            for layer in range(self.n_layers)
+        )
+        irreps = plan_irreps(config.n_layers, config.l_max)
+        self.couplings = nn.ModuleList(
+            Coupling(irreps[layer], irreps[layer + 1], l_max=config.l_max, generator=generator, dtype=dtype)
+            for layer in range(self.n_layers)
+        )
+        self.block_harmonics = BlockHarmonics(config.l_max, dtype)
+        degrees = torch.arange(self.n_degrees, dtype=dtype)
+        self.register_buffer("multiplicity", (2 * degrees + 1)[:, None], persistent=False)
+
+    def begin(self, unit: Tensor, layout: EdgeLayout) -> TrackState:
+        """Start with the unit vectors of the edges, (M, 3)."""
+        spread = layout.spread(self.block_harmonics(unit))
+        return TrackState(layout, spread.flatten(1, 2))
+
+    def scalars(self, state: TrackState, layer: int, latents: Tensor) -> Tensor:
+        """Return the scalars (M, C) that layer ``layer`` (0 first) gives to the latents (M, d)."""
+        raise NotImplementedError
+
+    def _edge_weights(self, layer: int, latents: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return (w_V, w_E), each (M, l, C); w_V only in the first layer, w_E with its (Nbar - 1)^(-1/2)."""
+        weight = self.environments[layer] / sqrt(latents.shape[1])
+        rows = self.n_degrees * self.n_channels
+        shape = (-1, self.n_degrees, self.n_channels)
+        environment = (latents @ (weight[:, -rows:] * self.environment_gain)).view(shape)
+        return ((latents @ weight[:, :rows]).view(shape) if layer == 0 else None), environment
+
+    @staticmethod
+    def _sum_environment(state: TrackState, environment: Tensor) -> Tensor:
+        """Return S_i = sum_e w_E Y over the edges of each atom, (N, K, C)."""
+        return state.harmonics.mT @ state.layout.spread(environment).flatten(1, 2)
+
+    def _read(self, state: TrackState, fields: Tensor) -> Tensor:
+        """Return Y_l(e) . field_l of the centre, (M, l, columns), for fields (N, K, columns)."""
+        read = (state.harmonics @ fields).unflatten(1, (-1, self.n_degrees))
+        return state.layout.collect(read)

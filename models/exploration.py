@@ -1,0 +1,372 @@
+"""Molecular dynamics that watches its own uncertainty, and the choice of frames to label (ALGORITHMS 5.4, 5.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atomfoundry.documents.model import TrajectoryRecord
+from atomfoundry.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomfoundry.models.uncertainty.llpr import LLPRUncertainty
+
+HOTTEST = 10.0
+"""A run ends above this many times its target temperature."""
+CLOSEST = 0.5
+"""A run ends when two atoms are nearer than this part of the sum of their covalent radii."""
+STREAK = 3
+"""Consecutive evaluations above the high threshold that end a run."""
+SAME = 0.9995
+"""Two structures with a larger cosine between their descriptors count as one."""
+
+
+@dataclass
+class Exploration:
+    """One run and what it found.
+
+    Parameters
+    ----------
+    record
+        Course of the run.
+    flagged
+        Frames with low < max sigma_F <= high, with ``info['sigma_forces_max']`` (eV/A), ``info['temperature']`` (K)
+        and ``info['md_time']`` (fs).
+    last_good
+        Last frame below the high threshold.
+    """
+
+    record: TrajectoryRecord
+    flagged: list[Atoms] = field(default_factory=list)
+    last_good: Atoms | None = None
+
+
+def explore(
+    atoms: Atoms,
+    uncertainty: LLPRUncertainty,
+    *,
+    temperature: float,
+    n_steps: int,
+    timestep: float = 1.0,
+    friction: float = 0.01,
+    interval: int = 10,
+    thresholds: Mapping[str, float] | None = None,
+    head: str | None = None,
+    n_samples: int = 16,
+    name: str = "",
+    seed: int = 0,
+) -> Exploration:
+    """Run Langevin dynamics with a model, and flag frames it is unsure about.
+
+    The run ends early on three evaluations in a row above the high threshold ('uncertain'), above ten times the
+    temperature ('temperature'), when atoms collide ('min_distance') or a force is not finite ('nan').
+
+    Parameters
+    ----------
+    atoms
+        Start; not changed.
+    uncertainty
+        Knows the model.
+    temperature
+        K.
+    n_steps, timestep
+        Length, and fs.
+    friction
+        1/fs.
+    interval
+        Steps between two evaluations.
+    thresholds
+        'low' and 'high', eV/A; None: the calibrated ones. They are never lowered to find more frames.
+    head
+        None: the uncertainty's first.
+    n_samples
+        Draws of the readout an evaluation.
+    name
+        Of the start, for the records; None: its formula.
+    seed
+        Of velocities and thermostat.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+    """
+    from ase import units
+    from ase.md.langevin import Langevin
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+
+    from atomfoundry.models.calculator import FoundryCalculator
+
+    if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
+        raise InputError(
+            f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, evaluated every {interval}: all "
+            "must be positive."
+        )
+    chosen_head = uncertainty.head(head)
+    limits = dict(thresholds) if thresholds is not None else uncertainty.thresholds(chosen_head)
+    system = atoms.copy()
+    system.calc = FoundryCalculator(uncertainty.model, head=chosen_head)
+    rng = np.random.default_rng(seed)
+    MaxwellBoltzmannDistribution(system, temperature_K=temperature, rng=rng)
+    if len(system) > 1:
+        Stationary(system)
+    dynamics = Langevin(
+        system,
+        timestep * units.fs,
+        temperature_K=temperature,
+        friction=friction / units.fs,
+        rng=rng,
+    )
+    label = name or atoms.get_chemical_formula()
+    watch = _Watch(uncertainty, limits, chosen_head, n_samples, temperature, label)
+    steps = 0
+    reason = watch.look(system, time=0.0)
+    while reason is None and steps < n_steps:
+        block = min(interval, n_steps - steps)
+        for _ in range(block):
+            dynamics.step()
+            steps += 1
+            reason = watch.glance(system)
+            if reason is not None:
+                break
+        if reason is None:
+            reason = watch.look(system, time=steps * timestep)
+    record = TrajectoryRecord(
+        structure=label,
+        temperature=temperature,
+        n_steps=steps,
+        timestep=timestep,
+        stop_reason=reason or "finished",
+        times=watch.times,
+        temperatures=watch.temperatures,
+        sigma_max=watch.sigmas,
+        n_flagged=len(watch.flagged),
+    )
+    return Exploration(record, watch.flagged, watch.last_good)
+
+
+class _Watch:
+    """Looks at a run: cheap checks each step, the uncertainty now and then."""
+
+    def __init__(
+        self,
+        uncertainty: LLPRUncertainty,
+        limits: Mapping[str, float],
+        head: str,
+        n_samples: int,
+        temperature: float,
+        label: str,
+    ) -> None:
+        self.uncertainty = uncertainty
+        self.limits = limits
+        self.head = head
+        self.n_samples = n_samples
+        self.temperature = temperature
+        self.label = label
+        self.times: list[float] = []
+        self.temperatures: list[float] = []
+        self.sigmas: list[float] = []
+        self.flagged: list[Atoms] = []
+        self.last_good: Atoms | None = None
+        self._streak = 0
+
+    def glance(self, system: Any) -> str | None:
+        """Return why the run must end now, or None."""
+        if not (np.isfinite(system.positions).all() and np.isfinite(system.get_forces()).all()):
+            return "nan"
+        if system.get_temperature() > HOTTEST * self.temperature:
+            return "temperature"
+        return None
+
+    def look(self, system: Any, *, time: float) -> str | None:
+        """Evaluate the uncertainty, take note, and return why the run must end, or None."""
+        if too_close(system):
+            return "min_distance"
+        sigma = float(
+            self.uncertainty.sigma_forces(system, head=self.head, n_samples=self.n_samples).max(initial=0.0)
+        )
+        if not np.isfinite(sigma):
+            return "nan"
+        self.times.append(time)
+        self.temperatures.append(float(system.get_temperature()))
+        self.sigmas.append(sigma)
+        if sigma > self.limits["high"]:
+            self._streak += 1
+            return "uncertain" if self._streak >= STREAK else None
+        self._streak = 0
+        frame = self._snapshot(system, sigma, time)
+        self.last_good = frame
+        if sigma > self.limits["low"]:
+            self.flagged.append(frame)
+        return None
+
+    def _snapshot(self, system: Any, sigma: float, time: float) -> Atoms:
+        from atomfoundry.datasets import frame_id
+
+        frame = system.copy()
+        frame.calc = None
+        frame.set_momenta(np.zeros((len(frame), 3)))
+        del frame.arrays["momenta"]
+        frame.info |= {
+            "sampling": "md",
+            "source": self.label,
+            "sigma_forces_max": sigma,
+            "temperature": self.temperatures[-1],
+            "md_time": time,
+            "flags": [],
+        }
+        frame.info["frame_id"] = frame_id(frame)
+        return frame
+
+
+def too_close(atoms: Atoms, *, fraction: float = CLOSEST) -> bool:
+    """Return whether two atoms are nearer than a part of the sum of their covalent radii.
+
+    Parameters
+    ----------
+    atoms
+        Structure; periodic images count.
+    fraction
+        Part of the sum of the radii.
+    """
+    from ase.data import covalent_radii
+    from matscipy.neighbours import neighbour_list
+
+    radii = covalent_radii[atoms.numbers]
+    first, second, distance = neighbour_list("ijd", atoms, 2 * fraction * float(radii.max()))
+    return bool((distance < fraction * (radii[first] + radii[second])).any())
+
+
+@dataclass
+class Selection:
+    """Which candidates to label.
+
+    Parameters
+    ----------
+    frames
+        In the order chosen.
+    indices
+        Into the candidates.
+    n_rejected
+        Reason -> candidates: 'min_distance', 'temperature', 'certain', 'lost', 'duplicate', 'quota', 'surplus'.
+    """
+
+    frames: list[Atoms]
+    indices: list[int]
+    n_rejected: dict[str, int]
+
+
+def select_frames(
+    candidates: Sequence[Atoms],
+    n: int,
+    *,
+    sigmas: Sequence[float],
+    descriptors: np.ndarray,
+    training_descriptors: np.ndarray,
+    thresholds: Mapping[str, float],
+    temperatures: Sequence[float] | None = None,
+    target_temperature: float | None = None,
+    exponent: float = 1.0,
+    quota: int | None = None,
+) -> Selection:
+    """Choose frames that are uncertain and unlike each other and the training set (ALGORITHMS 5.4).
+
+    Refused are collisions, overheated frames, those at or below the low threshold ('certain') or above the high
+    one ('lost'), and duplicates; then greedily the largest sigma^exponent x distance to what is known.
+
+    Parameters
+    ----------
+    candidates
+        Frames; those labelled 'last valid frame before failure' included.
+    n
+        How many at most. Fewer are returned if fewer qualify.
+    sigmas
+        max_i sigma_F,i of each candidate, eV/A.
+    descriptors, training_descriptors
+        (n_candidates, d) and (n_training, d), see `structure_descriptors`.
+    thresholds
+        'low' and 'high', eV/A.
+    temperatures, target_temperature
+        K, of each candidate and of the thermostat; None: not checked.
+    exponent
+        Weight of the uncertainty against the distance.
+    quota
+        Most frames of one ``info['source']``; None: no limit.
+
+    Raises
+    ------
+    InputError
+        If lengths differ or `n` is negative.
+    """
+    if not len(candidates) == len(sigmas) == len(descriptors) or n < 0:
+        raise InputError(
+            f"Selection of {n} among {len(candidates)} candidates with {len(sigmas)} sigmas and {len(descriptors)} "
+            "descriptors: the lengths must agree."
+        )
+    rejected: dict[str, int] = {}
+
+    def refuse(reason: str, count: int = 1) -> None:
+        if count:
+            rejected[reason] = rejected.get(reason, 0) + count
+
+    pool = []
+    for index, frame in enumerate(candidates):
+        hot = (
+            temperatures is not None
+            and target_temperature is not None
+            and temperatures[index] > HOTTEST * target_temperature
+        )
+        if too_close(frame):
+            refuse("min_distance")
+        elif hot:
+            refuse("temperature")
+        elif not sigmas[index] > thresholds["low"]:
+            refuse("certain")
+        elif sigmas[index] > thresholds["high"]:
+            refuse("lost")
+        else:
+            pool.append(index)
+
+    points = np.asarray(descriptors, dtype=float)
+    known = np.asarray(training_descriptors, dtype=float).reshape(-1, points.shape[1] if len(points) else 1)
+    chosen: list[int] = []
+    per_source: dict[str, int] = {}
+    alive = set(pool)
+    nearest = dict.fromkeys(pool, np.inf)
+
+    def learn(row: np.ndarray) -> None:
+        for index in list(alive):
+            if _cosine(points[index], row) > SAME:
+                alive.discard(index)
+                refuse("duplicate")
+            else:
+                nearest[index] = min(nearest[index], float(np.linalg.norm(points[index] - row)))
+
+    for row in known:
+        learn(row)
+    while alive and len(chosen) < n:
+        # without anything known all distances are infinite, and the uncertainty alone decides
+        best = max(
+            sorted(alive),
+            key=lambda i: sigmas[i] ** exponent * (nearest[i] if np.isfinite(nearest[i]) else 1.0),
+        )
+        alive.discard(best)
+        source = str(candidates[best].info.get("source", ""))
+        if quota is not None and per_source.get(source, 0) >= quota:
+            refuse("quota")
+            continue
+        per_source[source] = per_source.get(source, 0) + 1
+        chosen.append(best)
+        learn(points[best])
+    refuse("surplus", len(alive))
+    return Selection([candidates[i] for i in chosen], chosen, rejected)
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm > 0 else 1.0

@@ -1,0 +1,135 @@
+"""Errors by element and by size of the force (ALGORITHMS 3.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FORCE_BINS = (0.0, 1.0, 10.0, 50.0, np.inf)
+"""Edges of the bins of the reference force's norm, eV/A."""
+
+ALERT_FACTOR = 3.0
+"""An element is reported if its force RMSE exceeds this many medians."""
+
+ALERT_COUNT = 100
+"""An element is reported if it has fewer atoms than this."""
+
+
+@dataclass(frozen=True)
+class ElementErrors:
+    """Errors of one element under one head.
+
+    Parameters
+    ----------
+    element, head
+        Whose.
+    n_atoms
+        Atoms with force labels.
+    forces_rmse, forces_mae
+        eV/A, over components; NaN without force labels.
+    energy_mae
+        eV/atom: the structures' residuals, weighted by the element's share of the atoms.
+    alerts
+        'few_atoms' and 'large_error', where they hold.
+    """
+
+    element: str
+    head: str
+    n_atoms: int
+    forces_rmse: float
+    forces_mae: float
+    energy_mae: float
+    alerts: tuple[str, ...] = ()
+
+
+class ElementMonitor:
+    """Collects errors frame by frame.
+
+    Parameters
+    ----------
+    head
+        Name of the head, for the report.
+    """
+
+    def __init__(self, head: str = "") -> None:
+        self.head = head
+        self._squared: dict[str, float] = {}
+        self._absolute: dict[str, float] = {}
+        self._atoms: dict[str, int] = {}
+        self._energy: dict[str, list[float]] = {}
+        self._bins = np.zeros((len(FORCE_BINS) - 1, 2))
+
+    def add(
+        self,
+        symbols: Sequence[str],
+        *,
+        energy_error: float | None = None,
+        forces: np.ndarray | None = None,
+        forces_error: np.ndarray | None = None,
+    ) -> None:
+        """Add one frame.
+
+        Parameters
+        ----------
+        symbols
+            Elements of the N atoms.
+        energy_error
+            Predicted minus reference, eV/atom.
+        forces
+            (N, 3) reference, eV/A.
+        forces_error
+            (N, 3) predicted minus reference, eV/A.
+        """
+        names = np.asarray(symbols)
+        for element in sorted(set(symbols)):
+            of_element = names == element
+            share = float(of_element.mean())
+            if energy_error is not None:
+                entry = self._energy.setdefault(element, [0.0, 0.0])
+                entry[0] += share * abs(energy_error)
+                entry[1] += share
+            if forces_error is not None:
+                error = forces_error[of_element]
+                self._squared[element] = self._squared.get(element, 0.0) + float((error**2).sum())
+                self._absolute[element] = self._absolute.get(element, 0.0) + float(np.abs(error).sum())
+                self._atoms[element] = self._atoms.get(element, 0) + len(error)
+        if forces is not None and forces_error is not None:
+            index = np.digitize(np.linalg.norm(forces, axis=1), FORCE_BINS[1:-1])
+            np.add.at(
+                self._bins, index, np.stack([(forces_error**2).sum(1), np.full(len(index), 3.0)], axis=1)
+            )
+
+    def report(self) -> list[ElementErrors]:
+        """Return one entry per element, the largest force RMSE first."""
+        rmse = {e: float(np.sqrt(s / (3 * self._atoms[e]))) for e, s in self._squared.items()}
+        median = float(np.median(list(rmse.values()))) if rmse else 0.0
+        entries = []
+        for element in sorted(set(rmse) | set(self._energy)):
+            n_atoms = self._atoms.get(element, 0)
+            alerts = []
+            if n_atoms < ALERT_COUNT:
+                alerts.append("few_atoms")
+            if rmse.get(element, 0.0) > ALERT_FACTOR * median:
+                alerts.append("large_error")
+            total, share = self._energy.get(element, (0.0, 0.0))
+            entries.append(
+                ElementErrors(
+                    element=element,
+                    head=self.head,
+                    n_atoms=n_atoms,
+                    forces_rmse=rmse.get(element, float("nan")),
+                    forces_mae=self._absolute[element] / (3 * n_atoms) if n_atoms else float("nan"),
+                    energy_mae=total / share if share else float("nan"),
+                    alerts=tuple(alerts),
+                )
+            )
+        return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
+
+    def force_bins(self) -> list[dict[str, float]]:
+        """Return per bin of the reference force its edges (eV/A), RMSE (eV/A) and number of atoms."""
+        return [
+            {"low": low, "high": high, "rmse": float(np.sqrt(s / n)) if n else float("nan"), "n_atoms": n / 3}
+            for low, high, (s, n) in zip(FORCE_BINS[:-1], FORCE_BINS[1:], self._bins, strict=True)
+        ]

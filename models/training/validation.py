@@ -1,0 +1,99 @@
+"""Loss and mean absolute errors of a set of graphs under the current weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from atomfoundry.models.graph import GraphBatch, collate
+from atomfoundry.models.training.loss import Loss, LossTerms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atomfoundry.models.allegro import Allegro
+
+UPPER = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+"""Rows and columns of the Voigt components xx, yy, zz, yz, xz, xy."""
+
+
+@dataclass(frozen=True)
+class ValidationErrors:
+    """Loss and mean absolute errors; None where there was no label.
+
+    Parameters
+    ----------
+    loss
+        The training loss, over the whole set.
+    energy_mae, forces_mae, stress_mae
+        eV/atom, eV/A over components, eV/A^3 over the six components.
+    """
+
+    loss: float
+    energy_mae: float | None
+    forces_mae: float | None
+    stress_mae: float | None
+
+
+class _Mean:
+    """A running mean of absolute values that skips what is not a number."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.count = 0
+
+    def add(self, error: Tensor, reference: Tensor) -> None:
+        values = error[torch.isfinite(reference)].abs()
+        self.total += float(values.sum())
+        self.count += values.numel()
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+def in_chunks(graphs: Sequence[GraphBatch], size: int) -> list[GraphBatch]:
+    """Return the graphs collated, `size` a batch, in order.
+
+    Parameters
+    ----------
+    graphs
+        One structure each.
+    size
+        Most structures a batch.
+    """
+    return [collate(list(graphs[start : start + size])) for start in range(0, len(graphs), size)]
+
+
+def validate(model: Allegro, batches: Sequence[GraphBatch], loss: Loss) -> ValidationErrors:
+    """Return the errors of a model on labelled batches; sums run over the whole set, so batches do not matter.
+
+    Parameters
+    ----------
+    model
+        With the weights to judge.
+    batches
+        Labelled structures.
+    loss
+        The training loss.
+    """
+    terms = LossTerms()
+    means = {"energy": _Mean(), "forces": _Mean(), "stress": _Mean()}
+    for batch in batches:
+        outputs = model(batch, forces=True, stress=True, create_graph=False)
+        terms.add(loss.terms(outputs, batch))
+        with torch.no_grad():
+            n_atoms = torch.bincount(batch.batch, minlength=batch.energy.shape[0])
+            means["energy"].add((outputs["energy"] - batch.energy) / n_atoms, batch.energy)
+            means["forces"].add(outputs["forces"] - batch.forces, batch.forces)
+            error, reference = outputs["stress"] - batch.stress, batch.stress
+            means["stress"].add(error[:, UPPER[0], UPPER[1]], reference[:, UPPER[0], UPPER[1]])
+    return ValidationErrors(
+        loss=float(loss.total(terms)),
+        energy_mae=means["energy"].value,
+        forces_mae=means["forces"].value,
+        stress_mae=means["stress"].value,
+    )
