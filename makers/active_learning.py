@@ -67,7 +67,7 @@ class ExploreMaker(Maker):
         """
         from atomfoundry.models.descriptors import structure_descriptors
         from atomfoundry.models.exploration import explore, select_frames
-        from atomfoundry.models.uncertainty import load_uncertainty
+        from atomfoundry.models.uncertainty.llpr import load_uncertainty
         from atomfoundry.sampling import enlarge
 
         loaded = load_artifact_model(model)

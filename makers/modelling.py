@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomfoundry.models import Allegro
-    from atomfoundry.models.training import TrainingSettings
+    from atomfoundry.models.training.settings import TrainingSettings
 
 MODEL_MEDIA_TYPE = "application/vnd.atomfoundry.model"
 
@@ -46,7 +46,7 @@ def training_settings(changes: dict[str, Any], *, seed: int, where: str) -> Trai
     """
     from pydantic import ValidationError
 
-    from atomfoundry.models.training import TrainingSettings
+    from atomfoundry.models.training.settings import TrainingSettings
 
     try:
         return TrainingSettings.model_validate({**changes, "seed": seed})
@@ -108,7 +108,7 @@ def model_document(
         },
     )
     artifacts = current_artifacts()
-    predictions_path = write_predictions(predictions, Path("predictions.parquet"))
+    predictions_path = write_predictions(Path("predictions.parquet"), predictions)
     return ModelDoc(
         name=name,
         kind=kind,

@@ -68,7 +68,7 @@ class TrainMaker(Maker):
         DatasetError
             If a dataset has no training frames or an element has no isolated-atom energy.
         """
-        from atomfoundry.models.training import train
+        from atomfoundry.models.training.trainer import train
 
         training = {head: frames_of(doc, "train") for head, doc in datasets.items()}
         validation = {head: frames_of(doc, "valid") for head, doc in datasets.items()}
@@ -108,7 +108,7 @@ class TrainMaker(Maker):
 
         from atomfoundry.models import AllegroConfig
         from atomfoundry.models.allegro.config import HeadConfig
-        from atomfoundry.models.training import average_num_neighbors, force_rms
+        from atomfoundry.models.training.energies import average_num_neighbors, force_rms
 
         elements = sort_elements(symbol for doc in datasets.values() for symbol in doc.elements)
         heads = []

@@ -45,7 +45,7 @@ class UncertaintyMaker(Maker):
         datasets
             Head -> the dataset it was trained on.
         """
-        from atomfoundry.models.uncertainty import fit_uncertainty, save_uncertainty
+        from atomfoundry.models.uncertainty.llpr import fit_uncertainty, save_uncertainty
 
         uncertainty = fit_uncertainty(
             load_artifact_model(model),
