@@ -1,1 +1,63 @@
-"""makers"""
+"""Jobflow Makers, one module a stage: thin shells over plain functions."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomfoundry.makers.active_learning import ExploreMaker
+    from atomfoundry.makers.align import AlignMaker
+    from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
+    from atomfoundry.makers.dataset import DatasetMaker
+    from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
+    from atomfoundry.makers.job import foundry_job
+    from atomfoundry.makers.label import LabelMaker
+    from atomfoundry.makers.report import ReportMaker
+    from atomfoundry.makers.sampling import IsolatedAtomsMaker, SampleMaker
+    from atomfoundry.makers.sources import StructuresMaker
+    from atomfoundry.makers.train import TrainMaker
+    from atomfoundry.makers.uncertainty import UncertaintyMaker
+
+_HOMES = {
+    "AlignMaker": "align",
+    "BenchmarkMaker": "benchmark",
+    "BenchmarkStructuresMaker": "benchmark",
+    "DatasetMaker": "dataset",
+    "ExploreMaker": "active_learning",
+    "FineTuneMaker": "finetune",
+    "ForgettingMaker": "finetune",
+    "IsolatedAtomsMaker": "sampling",
+    "LabelMaker": "label",
+    "ReportMaker": "report",
+    "SampleMaker": "sampling",
+    "StructuresMaker": "sources",
+    "TrainMaker": "train",
+    "UncertaintyMaker": "uncertainty",
+    "foundry_job": "job",
+}
+
+__all__ = [
+    "AlignMaker",
+    "BenchmarkMaker",
+    "BenchmarkStructuresMaker",
+    "DatasetMaker",
+    "ExploreMaker",
+    "FineTuneMaker",
+    "ForgettingMaker",
+    "IsolatedAtomsMaker",
+    "LabelMaker",
+    "ReportMaker",
+    "SampleMaker",
+    "StructuresMaker",
+    "TrainMaker",
+    "UncertaintyMaker",
+    "foundry_job",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
