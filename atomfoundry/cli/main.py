@@ -13,8 +13,7 @@ from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.datasets import harvest_command
 from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.models import evaluate_command
-from atomfoundry.cli.results import app as results_app
-from atomfoundry.cli.results import lineage_command, report_command
+from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.errors import AtomfoundryError, InputError
 
@@ -46,11 +45,11 @@ def _root(
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("retry")(retry_command)
+app.command("results")(results_command)
 app.command("lineage")(lineage_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("evaluate")(evaluate_command)
-app.add_typer(results_app, name="results")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
 
