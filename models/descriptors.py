@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
 from atomfoundry.models.training.loader import Frames, prepare_graphs
 from atomfoundry.models.training.validation import in_chunks
 
 if TYPE_CHECKING:
-    from atomfoundry.models.allegro import Allegro
+    from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.graph import GraphBatch
 
 

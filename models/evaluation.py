@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from atomfoundry.documents.model import ErrorMetrics
-from atomfoundry.errors import ModelError
 from atomfoundry.models.training.loader import Frames, n_edges, prepare_graphs
 from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor
 from atomfoundry.models.training.validation import UPPER, in_chunks
 
+from atomfoundry.documents.model import ErrorMetrics
+from atomfoundry.errors import ModelError
+
 if TYPE_CHECKING:
-    from atomfoundry.models.allegro import Allegro
+    from atomfoundry.models.allegro.model import Allegro
 
 
 @dataclass
@@ -119,7 +119,8 @@ def evaluate(
 ) -> tuple[ErrorMetrics, Predictions]:
     """Compare a model with labels.
 
-    Isolated atoms are in the predictions but not in the metrics: their energy is E0, and would only dilute the mean.
+    Isolated atoms are in the predictions but not in the metrics: their energy is E0, and would only dilute
+    the mean.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Molecular dynamics that watches its own uncertainty, and the choice of frames to label (ALGORITHMS 5.4, 5.5)."""
+"""Molecular dynamics that watches its own uncertainty, and the choice of frames (ALGORITHMS 5.4, 5.5)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
     from atomfoundry.models.uncertainty.llpr import LLPRUncertainty
 
 HOTTEST = 10.0
@@ -35,8 +34,8 @@ class Exploration:
     record
         Course of the run.
     flagged
-        Frames with low < max sigma_F <= high, with ``info['sigma_forces_max']`` (eV/A), ``info['temperature']`` (K)
-        and ``info['md_time']`` (fs).
+        Frames with low < max sigma_F <= high, with ``info['sigma_forces_max']`` (eV/A),
+        ``info['temperature']`` (K) and ``info['md_time']`` (fs).
     last_good
         Last frame below the high threshold.
     """
@@ -63,8 +62,8 @@ def explore(
 ) -> Exploration:
     """Run Langevin dynamics with a model, and flag frames it is unsure about.
 
-    The run ends early on three evaluations in a row above the high threshold ('uncertain'), above ten times the
-    temperature ('temperature'), when atoms collide ('min_distance') or a force is not finite ('nan').
+    The run ends early on three evaluations in a row above the high threshold ('uncertain'), above ten times
+    the temperature ('temperature'), when atoms collide ('min_distance') or a force is not finite ('nan').
 
     Parameters
     ----------
@@ -99,13 +98,12 @@ def explore(
     from ase import units
     from ase.md.langevin import Langevin
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
-
     from atomfoundry.models.calculator import FoundryCalculator
 
     if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
         raise InputError(
-            f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, evaluated every {interval}: all "
-            "must be positive."
+            f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, looked at every {interval}: "
+            "all must be positive."
         )
     chosen_head = uncertainty.head(head)
     limits = dict(thresholds) if thresholds is not None else uncertainty.thresholds(chosen_head)

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from atomfoundry.datasets import attach_labels
-from atomfoundry.documents.model import EpochRecord, ErrorMetrics, ForgettingRecord
-from atomfoundry.errors import TrainingError
-from atomfoundry.models.allegro import Allegro, HeadConfig
+from atomfoundry.models.allegro.config import HeadConfig
+from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.descriptors import structure_descriptors
 from atomfoundry.models.evaluation import evaluate, predictions_of
 from atomfoundry.models.replay import ReplayFilter, ReplayMethod, ReplaySelection, replay_subset
 from atomfoundry.models.training.settings import TrainingSettings, finetune_profile
 from atomfoundry.models.training.trainer import TrainingResult, train
+
+from atomfoundry.datasets import attach_labels
+from atomfoundry.documents.model import EpochRecord, ErrorMetrics, ForgettingRecord
+from atomfoundry.errors import TrainingError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -114,7 +116,7 @@ def _check_elements(model: Allegro, frames: Sequence[Atoms], head: str) -> None:
     missing = sorted(elements - set(table))
     if missing:
         raise TrainingError(
-            f"Head '{head}' has no isolated-atom energy of {', '.join(missing)}, which the fine-tuning frames hold.",
+            f"Head '{head}' has no isolated-atom energy of {', '.join(missing)}, which new frames hold.",
             remedy="Give 'isolated_energies' with these elements.",
         )
 
@@ -134,7 +136,8 @@ def finetune_naive(
 ) -> FineTuning:
     """Go on training on the fine-tuning frames alone.
 
-    The shared weights move under a copy of the readout; the old head stays as it was, to measure what it forgets.
+    The shared weights move under a copy of the readout; the old head stays as it was, to measure what it
+    forgets.
 
     Parameters
     ----------

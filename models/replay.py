@@ -112,8 +112,8 @@ def replay_subset(
 ) -> ReplaySelection:
     """Choose the pretraining frames to replay.
 
-    Too few matching frames are filled up with random others; too many are thinned by farthest-point sampling away
-    from the fine frames, or at random.
+    Too few matching frames are filled up with random others; too many are thinned by farthest-point sampling
+    away from the fine frames, or at random.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def replay_subset(
         picked = farthest_point_sampling(pool, wanted, warm_start=warm)
         if len(picked) != wanted:
             raise TrainingError(
-                f"Farthest-point sampling found {len(picked)} of {wanted} replay frames: the others are duplicates.",
+                f"Farthest-point sampling found {len(picked)} of {wanted} replay frames, others are twins.",
                 remedy="Curate the pretraining set, or lower 'n_replay'.",
             )
         chosen = [matching[int(index)] for index in picked]

@@ -27,7 +27,8 @@ class Checkpoint:
     Parameters
     ----------
     tensors
-        Group/name -> tensor: ``model/...``, ``ema/...``, ``best/...``, ``optimizer/PARAMETER/...``, ``rng/torch``.
+        Group/name -> tensor: ``model/...``, ``ema/...``, ``best/...``, ``optimizer/PARAMETER/...``,
+        ``rng/torch``.
     state
         Epoch, step, history, schedule and what else fits JSON.
     """

@@ -24,8 +24,8 @@ SINGULAR_CUTOFF = 1e-8
 class ReferenceEnergies:
     """Isolated-atom energies of one head, and how well the data fix them.
 
-    With any policy but ``isolated`` they absorb average binding: isolated-atom limits and bond energies of such a
-    model mean nothing.
+    With any policy but ``isolated`` they absorb average binding: isolated-atom limits and bond energies of
+    such a model mean nothing.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class ReferenceEnergies:
     condition_number
         Largest over smallest kept singular value.
     undetermined
-        Elements with a part in the null space: only combinations of their energies are known, and the smallest
-        solution was taken.
+        Elements with a part in the null space: only combinations of their energies are known, and the
+        smallest solution was taken.
     null_space
         Directions that the data say nothing about, element -> coefficient.
     rmse
@@ -128,8 +128,9 @@ def fit_reference_energies(
 ) -> ReferenceEnergies:
     """Return isolated-atom energies by one of the four policies.
 
-    ``lstsq`` minimises ``sum_b (E_b - sum_Z n_bZ c_Z)^2 / N_b^2``; ``mean`` gives every element the mean energy per
-    atom; ``foundation_corrected`` adds the least-squares fit of reference minus old prediction to the old energies.
+    ``lstsq`` minimises ``sum_b (E_b - sum_Z n_bZ c_Z)^2 / N_b^2``; ``mean`` gives every element the mean
+    energy per atom; ``foundation_corrected`` adds the least-squares fit of reference minus old prediction to
+    the old energies.
 
     Parameters
     ----------
@@ -149,7 +150,8 @@ def fit_reference_energies(
     Raises
     ------
     TrainingError
-        If an element has no isolated-atom energy, there is no energy to fit, or an argument of the policy is absent.
+        If an element has no isolated-atom energy, there is no energy to fit, or an argument of the policy is
+        absent.
     """
     if policy == "isolated":
         known = isolated_energies_of(frames) | dict(isolated_energies or {})

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from atomfoundry.models.graph import GraphBatch, build_graph
 
 from atomfoundry.errors import TrainingError
-from atomfoundry.models.graph import GraphBatch, build_graph
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from atomfoundry.models.allegro import Allegro
+    from atomfoundry.models.allegro.model import Allegro
 
 Frames = Sequence["Atoms | GraphBatch"]
 FramesByHead = Frames | Mapping[str, Frames]
@@ -131,8 +130,8 @@ def plan_batches(
 ) -> list[list[int]]:
     """Return one epoch's batches as indices into the graphs.
 
-    Each head's frames are shuffled and spread evenly over the epoch, so that every batch mixes the heads in the
-    proportion of the whole. A structure larger than `max_edges` forms a batch of its own.
+    Each head's frames are shuffled and spread evenly over the epoch, so that every batch mixes the heads in
+    the proportion of the whole. A structure larger than `max_edges` forms a batch of its own.
 
     Parameters
     ----------

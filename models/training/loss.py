@@ -1,7 +1,7 @@
 """Losses on energies, forces and stresses of one or several heads (ALGORITHMS 3.1).
 
-Every loss is kept as sums and counts, so that batches, and processes, add up exactly. A missing label (NaN) leaves
-both. A structure's weight multiplies its terms; counts are not weighted.
+Every loss is kept as sums and counts, so that batches, and processes, add up exactly. A missing label (NaN)
+leaves both. A structure's weight multiplies its terms; counts are not weighted.
 """
 
 from __future__ import annotations

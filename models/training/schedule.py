@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from atomfoundry.models.training.settings import TrainingSettings
+    from torch.nn import Module
 
 
 @dataclass
 class ScheduleState:
-    """What a schedule remembers: the factor by plateaus and by NaN losses, the best loss, bad evaluations since."""
+    """What a schedule remembers: its factor, the best loss, bad evaluations since."""
 
     factor: float = 1.0
     best: float | None = None
@@ -69,7 +68,7 @@ class Schedule:
         return peak * (end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * x)))
 
     def evaluated(self, loss: float) -> None:
-        """Take note of a validation loss; the plateau schedule lowers the factor after `plateau_patience` bad ones."""
+        """Take note of a validation loss; a plateau lowers the factor."""
         if self.settings.schedule != "plateau":
             return
         if self.state.best is None or loss < self.state.best:
@@ -96,8 +95,8 @@ class Schedule:
 class MovingAverage:
     """Exponential moving average of the trainable parameters.
 
-    ``theta_ema <- d theta_ema + (1 - d) theta`` with ``d = min(decay, (1 + t)/(10 + t))`` at step t, so that early
-    averages do not remember the random start.
+    ``theta_ema <- d theta_ema + (1 - d) theta`` with ``d = min(decay, (1 + t)/(10 + t))`` at step t, so that
+    early averages do not remember the random start.
 
     Parameters
     ----------

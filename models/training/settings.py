@@ -13,7 +13,7 @@ DEFAULT_WEIGHTS: dict[str, tuple[float, float, float]] = {
     "mace_universal": (1.0, 10.0, 10.0),
     "alumina": (1.0, 1.0, 0.0),
 }
-"""Energy, force and stress weight of each loss (ALGORITHMS 3.1: Allegro-FM; MACE-MP-0 Eq. C1; AtomProNet Eq. 5)."""
+"""Energy, force and stress weight (Allegro-FM; MACE-MP-0 Eq. C1; AtomProNet Eq. 5)."""
 
 
 class LossSettings(BaseModel):
@@ -72,8 +72,8 @@ class LossSettings(BaseModel):
 class TrainingSettings(BaseModel):
     """How to train (ALGORITHMS 3.4 to 3.8).
 
-    The defaults are for short trainings of minutes on some hundred small frames; :func:`allegro_fm_profile` and
-    :func:`finetune_profile` give the published ones.
+    The defaults are for short trainings of minutes on some hundred small frames; :func:`allegro_fm_profile`
+    and :func:`finetune_profile` give the published ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-
-from atomfoundry.documents.model import EpochRecord
-from atomfoundry.errors import TrainingError
-from atomfoundry.models.allegro import Allegro, AllegroConfig
+from atomfoundry.models.allegro.config import AllegroConfig
+from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import GraphBatch, collate
 from atomfoundry.models.training.checkpoint import (
     Checkpoint,
@@ -39,6 +36,10 @@ from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.schedule import MovingAverage, Schedule, weights_of
 from atomfoundry.models.training.settings import RESUME_MAY_CHANGE, TrainingSettings
 from atomfoundry.models.training.validation import in_chunks, validate
+from torch import Tensor
+
+from atomfoundry.documents.model import EpochRecord
+from atomfoundry.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -122,13 +123,13 @@ def train(
     model_or_config
         A model, which is trained in place, or the configuration of a new one.
     train_frames, valid_frames
-        Labelled frames (or graphs) of the first head, or head name -> frames. Missing labels are left out of the
-        loss; structures without edges are dropped, for their energy is E0 whatever the weights.
+        Labelled frames (or graphs) of the first head, or head name -> frames. Missing labels are left out of
+        the loss; structures without edges are dropped, for their energy is E0 whatever the weights.
     settings
         How to train.
     directory
-        Where ``checkpoint/`` is kept. If there is one, training goes on from it, with the same further course as
-        if it had never stopped. None: no checkpoints.
+        Where ``checkpoint/`` is kept. If there is one, training goes on from it, with the same further
+        course as if it had never stopped. None: no checkpoints.
     head_weights
         Head name -> weight of its loss; 1 where not given.
     callback
@@ -137,8 +138,8 @@ def train(
     Raises
     ------
     TrainingError
-        If there is nothing to train on, the checkpoint belongs to another training, a setting needs validation
-        frames that are not there, or the loss stays NaN.
+        If there is nothing to train on, the checkpoint belongs to another training, a setting needs
+        validation frames that are not there, or the loss stays NaN.
     """
     settings = settings or TrainingSettings()
     model = Allegro(model_or_config) if isinstance(model_or_config, AllegroConfig) else model_or_config
@@ -197,7 +198,7 @@ def _is_frozen(model: Allegro, name: str, part: str) -> bool:
     return False
 
 
-READOUT_PREFIXES = ("readouts.", "heads.")
+READOUT_PREFIXES = ("readouts.",)
 TWO_BODY_PREFIXES = ("embedding.", "two_body.")
 
 
@@ -405,8 +406,8 @@ class _Trainer:
             self.schedule.halve()
         if progress.nan_streak >= ABORT_AFTER:
             raise TrainingError(
-                f"Loss or gradient was not finite in {ABORT_AFTER} steps in a row, in epoch {progress.epoch}, "
-                f"last for the frames {names}.",
+                f"Loss or gradient was not finite in {ABORT_AFTER} steps in a row, "
+                f"in epoch {progress.epoch}, last for the frames {names}.",
                 remedy="Check these frames' labels, or lower the learning rate.",
             )
 

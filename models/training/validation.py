@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-
 from atomfoundry.models.graph import GraphBatch, collate
 from atomfoundry.models.training.loss import Loss, LossTerms
 
 if TYPE_CHECKING:
+    from atomfoundry.models.allegro.model import Allegro
     from torch import Tensor
-
-    from atomfoundry.models.allegro import Allegro
 
 UPPER = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Rows and columns of the Voigt components xx, yy, zz, yz, xz, xy."""
@@ -69,7 +67,7 @@ def in_chunks(graphs: Sequence[GraphBatch], size: int) -> list[GraphBatch]:
 
 
 def validate(model: Allegro, batches: Sequence[GraphBatch], loss: Loss) -> ValidationErrors:
-    """Return the errors of a model on labelled batches; sums run over the whole set, so batches do not matter.
+    """Return the errors of a model; sums run over the whole set, so batches do not matter.
 
     Parameters
     ----------

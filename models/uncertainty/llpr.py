@@ -12,11 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
-from atomfoundry.errors import ModelError
 from atomfoundry.models.training.checkpoint import write_atomically
 from atomfoundry.models.training.loader import Frames, build_copy_with_head, prepare_graphs, without_isolated
 from atomfoundry.models.training.validation import in_chunks
@@ -27,11 +22,15 @@ from atomfoundry.models.uncertainty.posterior import (
     ReadoutPosterior,
     calibrate,
 )
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from atomfoundry.errors import ModelError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from atomfoundry.models.allegro import Allegro
+    from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.graph import GraphBatch
 
 LLPR_VERSION = 1
@@ -65,7 +64,7 @@ def feature_forces(model: Allegro, batch: GraphBatch, directions: Tensor, *, chu
     """
     positions = batch.positions.detach().clone().requires_grad_(True)
     moved = replace(batch, positions=positions)
-    features = model(moved, forces=False, stress=False)["features"]
+    features = model.forward_positions(moved, forces=False, stress=False)["features"]
     parts = []
     for start in range(0, directions.shape[0], chunk):
         block = directions[start : start + chunk]
@@ -125,8 +124,8 @@ class HeadUncertainty:
 class LLPRUncertainty:
     """Uncertainties of energies and forces of one model, per head.
 
-    Make it with `fit_uncertainty` or `load_uncertainty`. All sigmas are widths of an error distribution at the
-    training set's level of theory, not errors.
+    Make it with `fit_uncertainty` or `load_uncertainty`. All sigmas are widths of an error distribution at
+    the training set's level of theory, not errors.
 
     Parameters
     ----------
@@ -259,7 +258,7 @@ class LLPRUncertainty:
         return factor * torch.cat(parts).numpy()
 
     def summary(self) -> dict[str, Any]:
-        """Return what a document of this uncertainty needs: alpha, ridge, quantiles, thresholds, counts, points."""
+        """Return what a document needs: alpha, ridge, quantiles, thresholds, counts, points."""
         quantiles = {
             f"{name}/{quantity}": q
             for name, entry in self.heads.items()
@@ -316,8 +315,8 @@ def fit_uncertainty(
 ) -> LLPRUncertainty:
     """Fit and calibrate the uncertainty of a trained model.
 
-    The matrix H0 of a head is gathered over its own training frames, alpha (energies) and the conformal quantiles
-    (energies, forces) over its calibration frames. To be done again after any further training.
+    The matrix H0 of a head is gathered over its own training frames, alpha (energies) and the conformal
+    quantiles (energies, forces) over its calibration frames. To be done again after any further training.
 
     Parameters
     ----------
@@ -344,8 +343,8 @@ def fit_uncertainty(
     Raises
     ------
     ModelError
-        If a head has no training structure with neighbours, or calibration frames of a head that was not fitted,
-        without energies, or too few for the coverage are given.
+        If a head has no training structure with neighbours, or calibration frames of a head that was not
+        fitted, without energies, or too few for the coverage are given.
     """
     calibration_frames = calibration_frames or {}
     unknown = set(calibration_frames) - set(train_frames)
@@ -435,7 +434,7 @@ def _quantile(errors: np.ndarray, sigmas: np.ndarray, covered: float, what: str)
     if not math.isfinite(quantile):
         needed = math.ceil(covered / (1 - covered) * (1 - 1e-12))
         raise ModelError(
-            f"Conformal calibration of the {what}: {len(errors)} values cannot promise {covered:.0%} coverage.",
+            f"Conformal calibration of the {what}: {len(errors)} values cannot promise {covered:.0%}.",
             remedy=f"Give at least {needed} calibration values, or ask for less coverage.",
         )
     return quantile

@@ -86,8 +86,8 @@ class ReadoutPosterior:
         hessian
             Gathered over the training set.
         ridge
-            zeta^2 of Eq. 5.2, in units of the features squared; None: the smallest that works, at least 1e-8 of the
-            scaled matrix's mean diagonal.
+            zeta^2 of Eq. 5.2, in units of the features squared; None: the smallest that works, at least 1e-8
+            of the scaled matrix's mean diagonal.
 
         Raises
         ------
@@ -125,8 +125,8 @@ class ReadoutPosterior:
                 return cls(rms, factor, added, hessian.count)
             relative *= 10.0
         raise ModelError(
-            f"LLPR: the feature matrix of {hessian.count} structures stays indefinite up to a relative ridge of "
-            f"{LARGEST_RELATIVE_RIDGE}."
+            f"LLPR: the feature matrix of {hessian.count} structures stays indefinite up to "
+            f"a relative ridge of {LARGEST_RELATIVE_RIDGE}."
         )
 
     def whiten(self, features: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class ReadoutPosterior:
         return self.alpha * self.whiten(features).norm(dim=-1)
 
     def directions(self) -> Tensor:
-        """Return (d, d) the rows of alpha L^-1: their feature products, squared and summed, are the variance."""
+        """Return (d, d) the rows of alpha L^-1; products with f, squared and summed, are the variance."""
         identity = torch.eye(self.scale.shape[0], dtype=torch.float64)
         inverse = torch.linalg.solve_triangular(self.cholesky, identity, upper=False)
         return self.alpha * inverse / self.scale
