@@ -124,8 +124,9 @@ def fit_birch_murnaghan(volumes: np.ndarray, energies: np.ndarray) -> BirchMurna
     discriminant = c2**2 - 3 * c1 * c3
     denominator = c2 + np.sqrt(max(discriminant, 0.0))
     t0 = -c1 / denominator if discriminant > 0 and denominator != 0 else np.nan
-    if not t0 > -1:
-        raise LabelError("The energies have no minimum in the volume.", reason="no_minimum")
+    # A minimum far outside the data is an artefact of the polynomial.
+    if not t.min() - np.ptp(t) < t0 < t.max() + np.ptp(t) or t0 <= -1:
+        raise LabelError("The energies have no minimum near the volumes.", reason="no_minimum")
     # Derivatives by u with u = x/x0 - 1, so that t = (1 + t0) (1 + u) - 1.
     scale = 1 + t0
     second = 2 * np.sqrt(discriminant) * scale**2

@@ -25,6 +25,9 @@ COMPARED: dict[str, tuple[str, ...]] = {
 }
 """Which numbers of a summary get an error, per benchmark."""
 
+_SAME_SETTINGS = {"elasticity": ("ions", "normal_strains", "shear_strains")}
+"""Settings that change the number itself, so that both sides need the same."""
+
 
 def compare(doc: BenchmarkDoc, reference_doc: BenchmarkDoc) -> BenchmarkDoc:
     """Put a reference beside a benchmark.
@@ -49,7 +52,8 @@ def compare(doc: BenchmarkDoc, reference_doc: BenchmarkDoc) -> BenchmarkDoc:
     Raises
     ------
     ConfigurationError
-        If the two are not the same property of the same system, or one has relaxed ions and the other not.
+        If the two are not the same property of the same system, or are elastic constants by other strains or
+        with the ions treated otherwise.
     """
     _check_same(doc, reference_doc)
     errors: dict[str, Any] = {}
@@ -83,12 +87,13 @@ def _check_same(doc: BenchmarkDoc, reference_doc: BenchmarkDoc) -> None:
             f"Benchmark '{doc.benchmark}': {doc.system} cannot be compared with {reference_doc.system}.",
             remedy="Give a reference of the same structure.",
         )
-    ions, reference_ions = doc.settings.get("ions"), reference_doc.settings.get("ions")
-    if doc.benchmark == "elasticity" and ions != reference_ions:
-        raise ConfigurationError(
-            f"Elastic constants with {ions} ions cannot be compared with {reference_ions} ions.",
-            remedy="Use the same setting 'ions' for both.",
-        )
+    for key in _SAME_SETTINGS.get(doc.benchmark, ()):
+        ours, theirs = doc.settings.get(key), reference_doc.settings.get(key)
+        if ours != theirs:
+            raise ConfigurationError(
+                f"Benchmark '{doc.benchmark}' with {key}={ours} cannot be compared with {key}={theirs}.",
+                remedy=f"Use the same '{key}' for both.",
+            )
 
 
 def _delta(doc: BenchmarkDoc, reference_doc: BenchmarkDoc) -> dict[str, float | None]:

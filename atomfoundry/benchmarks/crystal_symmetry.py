@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,9 +75,12 @@ def crystal_symmetry(atoms: Atoms, *, symprec: float = 1e-3) -> CrystalSymmetry:
     import spglib
 
     try:
-        dataset = spglib.get_symmetry_dataset(
-            (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=symprec
-        )
+        with warnings.catch_warnings():
+            # spglib 2.8 announces its new error handling on every call; both kinds are handled below.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            dataset = spglib.get_symmetry_dataset(
+                (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=symprec
+            )
     except spglib.SpglibError as error:
         raise _no_space_group(atoms, symprec) from error
     if dataset is None:

@@ -224,13 +224,14 @@ def moduli(tensor: np.ndarray) -> dict[str, float | bool | None]:
     dict
         ``K_V K_R K_VRH G_V G_R G_VRH E`` in the tensor's unit, ``nu``, ``universal_anisotropy``
         (Ranganathan and Ostoja-Starzewski, Phys. Rev. Lett. 101, 055504 (2008)), ``min_eigenvalue`` and
-        ``stable`` (all eigenvalues positive). Reuss values of a singular tensor, and what needs them, are
-        None.
+        ``stable`` (all eigenvalues positive, in any axes). Reuss values of a singular tensor, and what
+        needs them, are None.
     """
     c = tensor
     k_v = (c[0, 0] + c[1, 1] + c[2, 2] + 2 * (c[0, 1] + c[1, 2] + c[0, 2])) / 9
     g_v = (c[0, 0] + c[1, 1] + c[2, 2] - c[0, 1] - c[1, 2] - c[0, 2] + 3 * (c[3, 3] + c[4, 4] + c[5, 5])) / 15
-    eigenvalues = np.linalg.eigvalsh(c)
+    # Kelvin's moduli: unlike the Voigt matrix's own eigenvalues they do not depend on the axes.
+    eigenvalues = np.linalg.eigvalsh(c * np.outer(_MANDEL, _MANDEL))
     values: dict[str, float | bool | None] = {
         "K_V": float(k_v),
         "G_V": float(g_v),

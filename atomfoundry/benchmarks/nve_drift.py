@@ -92,7 +92,7 @@ class NVEDrift(Benchmark):
         if not positive or self.equilibration < 0 or self.max_records < 2:
             raise ConfigurationError(
                 f"NVE drift: a setting is out of range in {self.settings()}.",
-                remedy="Temperature, timestep, repeat, check_interval are positive, max_records is 2 or more.",
+                remedy="All but equilibration are positive, max_records is 2 or more.",
             )
         if round(self.duration / self.timestep) < MINIMUM_STEPS:
             raise ConfigurationError(
@@ -189,6 +189,7 @@ class NVEDrift(Benchmark):
                 self.timestep * units.fs,
                 temperature_K=self.temperature,
                 friction=self.friction / units.fs,
+                fixcm=False,
                 rng=rng,
             )
         else:
