@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from jobflow import Maker
 
@@ -31,7 +32,7 @@ class AlignMaker(Maker):
     """
 
     name: str = "align"
-    mode: str = "bridge"
+    mode: Literal["atoms", "bridge"] = "bridge"
     scale_forces: bool = True
     force: bool = False
 
@@ -67,25 +68,28 @@ class AlignMaker(Maker):
 
         frames = list(open_dataset(source.frames).frames())
         overlap_frames = list(open_dataset(overlap.frames).frames())
-        result = fit_alignment(
+        in_between: dict[str, Any] = {"target": overlap_frames}
+        if self.mode == "bridge":
+            in_between = {
+                "bridge": overlap_frames,
+                "bridge_level": overlap.level,
+                "bridge_isolated_energies": isolated_energies(overlap_isolated),
+            }
+        alignment = fit_alignment(
             frames,
-            overlap_frames,
-            mode=self.mode,
             source_level=source.level,
             target_level=target_isolated.level,
-            bridge_level=overlap.level if self.mode == "bridge" else None,
-            source_isolated=isolated_energies(source_isolated),
-            target_isolated=isolated_energies(target_isolated),
-            bridge_isolated=isolated_energies(overlap_isolated) if self.mode == "bridge" else None,
+            source_isolated_energies=isolated_energies(source_isolated),
+            target_isolated_energies=isolated_energies(target_isolated),
+            mode=self.mode,
             scale_forces=self.scale_forces,
             force=self.force,
+            **in_between,
         )
-        aligned = [result.alignment.apply(atoms) for atoms in frames]
-        path = Path("alignment.json")
-        path.write_text(result.alignment.model_dump_json(indent=2))
-        return AlignmentDoc(
-            **result.document_fields(),
-            alignment=current_artifacts().put(path, media_type="application/json"),
+        path = alignment.save(Path("alignment.json"))
+        aligned = [alignment.apply(atoms) for atoms in frames]
+        return alignment.document(
+            current_artifacts().put(path, media_type="application/json"),
             dataset=store_frames(aligned, name=f"{source.name}, aligned", level=target_isolated.level),
             n_aligned=len(aligned),
         )

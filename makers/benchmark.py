@@ -133,8 +133,7 @@ class BenchmarkMaker(Maker):
         if alignment is not None and alignment.source_level.id == reference.level_id:
             from atomfoundry.alignment import Alignment
 
-            path = current_artifacts().fetch(alignment.alignment)
-            transform = Alignment.model_validate_json(path.read_text())
+            transform = Alignment.load(current_artifacts().fetch(alignment.alignment))
             frames = [transform.apply(frame) for frame in frames]
             name += ", aligned"
         return benchmark.evaluate(

@@ -26,11 +26,9 @@ def isolated_energies(labels: LabelSetDoc) -> dict[str, float]:
     DatasetError
         If an atom failed: without it no atomization energy exists.
     """
-    energies = {
-        atoms.get_chemical_symbols()[0]: float(atoms.get_potential_energy())
-        for atoms in open_dataset(labels.frames).frames()
-        if len(atoms) == 1
-    }
+    from atomfoundry.datasets import isolated_energies as collect
+
+    energies = collect(open_dataset(labels.frames).frames())
     if labels.failures:
         failed = ", ".join(f"{f.formula} ({f.reason}: {f.message})" for f in labels.failures)
         raise DatasetError(
