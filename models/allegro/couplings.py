@@ -84,6 +84,8 @@ class Coupling(nn.Module):
 
     tensors: Tensor
     parallels: Tensor
+    even_paths: Tensor
+    even_factors: Tensor
 
     def __init__(
         self,
@@ -109,6 +111,11 @@ class Coupling(nn.Module):
             where = tuple(slices[axis][position] for axis, position in enumerate(path.positions))
             tensors[(row, *where)] = norm * wigner_3j(*path.degrees)
             parallels[(row, *path.positions)] = norm * parallel_coupling(*path.degrees)
+        even = [row for row, path in enumerate(paths) if sum(path.degrees) % 2 == 0]
+        self.even_triples = [paths[row].positions for row in even]
+        polar = [parallels[(row, *paths[row].positions)] * (2 * paths[row].degrees[2] + 1) for row in even]
+        self.register_buffer("even_paths", torch.tensor(even), persistent=False)
+        self.register_buffer("even_factors", torch.tensor(polar, dtype=dtype), persistent=False)
         self.weights = unit_variance(len(paths), generator=generator, dtype=dtype)
         self.register_buffer("tensors", torch.tensor(tensors, dtype=dtype).flatten(1), persistent=False)
         self.register_buffer("parallels", torch.tensor(parallels, dtype=dtype).flatten(1), persistent=False)
@@ -120,6 +127,13 @@ class Coupling(nn.Module):
     def parallel(self) -> Tensor:
         """Return the same for three harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
         return (self.weights @ self.parallels).view(self.degree_shape)
+
+    def parallel_paths(self) -> tuple[Tensor, list[tuple[int, int, int]]]:
+        """Return what three parallel harmonics give, factor (n,) and position triple of each path that is not zero.
+
+        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of ``parallel()``.
+        """
+        return self.weights[self.even_paths] * self.even_factors, self.even_triples
 
     def scalar(self) -> Tensor:
         """Return the factor of each degree, (l_max + 1,), with which V . env goes into 0e (the first output).

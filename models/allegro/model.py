@@ -7,6 +7,7 @@ from math import sqrt
 
 import torch
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.derivatives import geometry_only
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.mlp import Perceptron
 from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
@@ -138,9 +139,10 @@ class Allegro(nn.Module):
         with torch.enable_grad():
             vectors.requires_grad_(True)
             out = self._energies(batch, vectors)
-            (gradients,) = torch.autograd.grad(
-                out["energy"].sum(), vectors, create_graph=create_graph, materialize_grads=True
-            )
+            with geometry_only():
+                (gradients,) = torch.autograd.grad(
+                    out["energy"].sum(), vectors, create_graph=create_graph, materialize_grads=True
+                )
         if not create_graph:
             out = {key: value.detach() for key, value in out.items()}
         out["edge_gradients"] = gradients
@@ -210,9 +212,10 @@ class Allegro(nn.Module):
         state = self.track.begin(vectors / r, batch.layout)
         latents = self.two_body(self.embedding(r, centre_types, neighbour_types))
         for layer, perceptron in enumerate(self.latents):
-            new = perceptron(latents, self.track.scalars(state, layer, latents))
-            # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as the first.
-            latents = sqrt((layer + 1) / (layer + 2)) * latents + sqrt(1 / (layer + 2)) * new
+            # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as one.
+            old, new = sqrt((layer + 1) / (layer + 2)), sqrt(1 / (layer + 2))
+            scalars = self.track.scalars(state, layer, latents)
+            latents = perceptron(latents, scalars, residual=old * latents, gain=new)
         return latents
 
 
