@@ -1,0 +1,52 @@
+"""The report: one self-contained HTML file about one run of the pipeline.
+
+Public names: :func:`render_report`, its inputs :class:`ReportInputs`, :class:`JobRow`, :class:`TargetRow`,
+:class:`ArtifactRow`, :class:`Predictions`, :class:`DatasetArrays`, and :func:`headline`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomfoundry.results.report.data import (
+        ArtifactRow,
+        DatasetArrays,
+        JobRow,
+        Predictions,
+        ReportInputs,
+        TargetRow,
+    )
+    from atomfoundry.results.report.headline import headline
+    from atomfoundry.results.report.page import render_report
+
+_HOMES = {
+    "ArtifactRow": "data",
+    "DatasetArrays": "data",
+    "JobRow": "data",
+    "Predictions": "data",
+    "ReportInputs": "data",
+    "TargetRow": "data",
+    "headline": "headline",
+    "render_report": "page",
+}
+
+__all__ = [
+    "ArtifactRow",
+    "DatasetArrays",
+    "JobRow",
+    "Predictions",
+    "ReportInputs",
+    "TargetRow",
+    "headline",
+    "render_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
