@@ -11,7 +11,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomfoundry.alignment.overlap import OverlapTable, build_overlap
+from atomfoundry.alignment.overlap import OverlapTable, build_overlap, is_isolated_atom
 from atomfoundry.alignment.regression import LinearFit, huber_fit
 from atomfoundry.alignment.report import REFERENCE_BRIDGE, REFERENCE_TARGET, build_report
 from atomfoundry.alignment.transform import Alignment, Mode
@@ -188,7 +188,9 @@ def fit_alignment(
     if mode == "model":
         if predictor is None:
             raise AlignmentError("Mode 'model' needs a predictor.", remedy="Pass predictor=.")
-        levels["target"] = [attach_labels(atoms, predictor(atoms)) for atoms in frames if len(atoms) > 1]
+        levels["target"] = [
+            attach_labels(atoms, predictor(atoms)) for atoms in frames if not is_isolated_atom(atoms)
+        ]
     if mode == "bridge":
         levels["bridge"] = bridge
         if bridge_level is None:

@@ -11,6 +11,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from atomfoundry.datasets import labels_of
+from atomfoundry.datasets.isolated import ISOLATED_ATOM
 from atomfoundry.errors import AlignmentError
 
 _MOLECULE_RESOLUTION = 1e-5
@@ -65,6 +66,11 @@ class OverlapTable:
         return self.counts[:, occur] @ isolated[occur]
 
 
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Tell a single atom from a crystal with one atom in its cell."""
+    return len(atoms) == 1 and (atoms.info.get("sampling") == ISOLATED_ATOM or not atoms.pbc.any())
+
+
 def _keyed_energies(
     frames: Iterable[Atoms], level: str, key: Callable[[Atoms], str]
 ) -> dict[str, tuple[Atoms, float]]:
@@ -72,7 +78,7 @@ def _keyed_energies(
     for atoms in frames:
         energy = labels_of(atoms)[0]
         # A single atom has no atomization energy: it would only flatter the metrics.
-        if energy is None or len(atoms) < 2:
+        if energy is None or is_isolated_atom(atoms):
             continue
         if not np.isfinite(energy):
             raise AlignmentError(

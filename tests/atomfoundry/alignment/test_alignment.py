@@ -170,7 +170,7 @@ def test_unknown_source_atoms_are_estimated_and_flagged() -> None:
 def test_spread_of_the_scale_is_that_of_least_squares() -> None:
     sigma, scales, expected = 0.05, [], 0.0
     for draw in range(200):
-        source, _, target = levels(40, noise=sigma, seed=draw)
+        source, _, target = levels(20, noise=sigma, seed=draw)
         alignment = fit(
             source,
             target=target,
