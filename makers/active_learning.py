@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobflow import Maker
-
-from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
 from atomfoundry.makers.frames import open_dataset, store_frames
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of, load_artifact_model
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
 from atomfoundry.results import current_artifacts, report_progress
 
 
@@ -68,6 +68,7 @@ class ExploreMaker(Maker):
         from atomfoundry.models.descriptors import structure_descriptors
         from atomfoundry.models.exploration import explore, select_frames
         from atomfoundry.models.uncertainty.llpr import load_uncertainty
+
         from atomfoundry.sampling import enlarge
 
         loaded = load_artifact_model(model)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from atomfoundry.makers.frames import open_dataset, structure_set
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from jobflow import Maker
 
 from atomfoundry.documents import (
@@ -15,14 +18,12 @@ from atomfoundry.documents import (
     ModelDoc,
     StructureSetDoc,
 )
-from atomfoundry.makers.frames import open_dataset, structure_set
-from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ase import Atoms
-    from typing_extensions import Self
 
     from atomfoundry.benchmarks import Benchmark, GridBenchmark
 
@@ -117,9 +118,7 @@ class BenchmarkMaker(Maker):
         document = None
         if reference is not None:
             document = self._reference(benchmark, atoms, reference, alignment)
-        return benchmark.run(
-            calculator, atoms, reference=document, name=self.name, calculator_name=label
-        )
+        return benchmark.run(calculator, atoms, reference=document, name=self.name, calculator_name=label)
 
     def _reference(
         self,

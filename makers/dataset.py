@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
+from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
 from atomfoundry.errors import DatasetError
-from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
-from atomfoundry.makers.job import foundry_job
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -118,9 +118,7 @@ class DatasetMaker(Maker):
                 remedy="See the failures with `atomfoundry results labels --where status=failed`.",
             )
         energies = isolated_energies(isolated) if isolated is not None else {}
-        splits = split(
-            [atoms.info["group_id"] for atoms in kept], fractions=self.fractions, seed=self.seed
-        )
+        splits = split([atoms.info["group_id"] for atoms in kept], fractions=self.fractions, seed=self.seed)
         if previous is not None:
             old = open_dataset(previous.dataset)
             energies = energies or dict(previous.isolated_energies)

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jobflow import Maker
-
-from atomfoundry.documents import DatasetDoc, ForgettingDoc, ModelDoc
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import (
     frames_of,
@@ -17,6 +14,9 @@ from atomfoundry.makers.modelling import (
     progress_callback,
     training_settings,
 )
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ForgettingDoc, ModelDoc
 
 
 @dataclass
@@ -162,9 +162,7 @@ class ForgettingMaker(Maker):
 
         before = load_artifact_model(pretrained)
         old_frames, fine_frames = frames_of(pretraining, *self.splits), frames_of(fine, "test", "valid")
-        task_metrics = {
-            "pretrained": evaluate(before, fine_frames, head=self.head, split=fine.name)[0]
-        }
+        task_metrics = {"pretrained": evaluate(before, fine_frames, head=self.head, split=fine.name)[0]}
         records = []
         for method, document in (("naive", naive), ("replay", replay)):
             after = load_artifact_model(document)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import (
@@ -23,7 +24,6 @@ from atomfoundry.documents import (
     StructureSetDoc,
     UncertaintyDoc,
 )
-from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 DEFAULT_TARGETS: list[dict[str, Any]] = [
     {"quantity": "energy_mae", "name": "Energy MAE, test", "target": 10.0, "unit": "meV/atom"},
     {"quantity": "forces_mae", "name": "Force MAE, test", "target": 100.0, "unit": "meV/A"},
-    {"quantity": "bulk_modulus", "name": "Bulk modulus, deviation from the engine", "target": 10.0, "unit": "%"},
+    {
+        "quantity": "bulk_modulus",
+        "name": "Bulk modulus, deviation from the engine",
+        "target": 10.0,
+        "unit": "%",
+    },
     {"quantity": "nve_drift", "name": "NVE drift", "target": 0.1, "unit": "meV/atom/ps"},
     {
         "quantity": "forgetting",
@@ -94,9 +99,7 @@ class ReportMaker(Maker):
             structure_sets=structures,
             label_sets=labels,
             datasets=datasets,
-            dataset_arrays=[
-                DatasetArrays.from_dataset(artifacts.fetch(doc.dataset)) for doc in datasets
-            ],
+            dataset_arrays=[DatasetArrays.from_dataset(artifacts.fetch(doc.dataset)) for doc in datasets],
             alignments=alignments,
             models=models,
             predictions={

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atomfoundry.makers.frames import structure_set
+from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import StructureSetDoc
 from atomfoundry.errors import StructureError
-from atomfoundry.makers.frames import structure_set
-from atomfoundry.makers.job import foundry_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
     from ase import Atoms
-    from typing_extensions import Self
 
 
 def hash_file(path: str | Path) -> str:

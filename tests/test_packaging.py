@@ -43,7 +43,18 @@ def test_import_is_light() -> None:
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    heavy = {"torch", "e3nn", "ase", "pymatgen", "jobflow", "atomate2", "pyarrow", "plotly", "scipy", "pandas"}
+    heavy = {
+        "torch",
+        "e3nn",
+        "ase",
+        "pymatgen",
+        "jobflow",
+        "atomate2",
+        "pyarrow",
+        "plotly",
+        "scipy",
+        "pandas",
+    }
     assert not heavy & set(loaded)
 
 

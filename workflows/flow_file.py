@@ -119,7 +119,9 @@ def build_maker(maker_class: type, arguments: dict[str, Any], *, where: str, pat
             values[key] = build_maker(nested, value, where=where, path=location)
             continue
         try:
-            values[key] = TypeAdapter(hints[key], config={"arbitrary_types_allowed": True}).validate_python(value)
+            values[key] = TypeAdapter(hints[key], config={"arbitrary_types_allowed": True}).validate_python(
+                value
+            )
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigurationError(

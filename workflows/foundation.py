@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from jobflow import Flow, Maker
-
 from atomfoundry.makers.active_learning import ExploreMaker
 from atomfoundry.makers.align import AlignMaker
 from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
@@ -18,13 +16,14 @@ from atomfoundry.makers.sampling import IsolatedAtomsMaker, SampleMaker
 from atomfoundry.makers.sources import StructuresMaker
 from atomfoundry.makers.train import TrainMaker
 from atomfoundry.makers.uncertainty import UncertaintyMaker
+from jobflow import Flow, Maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+    from typing import Self
 
     from jobflow import Job
-    from typing_extensions import Self
 
 
 @dataclass
@@ -190,7 +189,9 @@ class FoundationFlowMaker(Maker):
         molecule_labels = None
         if molecules is not None:
             bridge = seeded.bridge_labels or seeded.crystal_labels
-            molecule_atoms = add(IsolatedAtomsMaker(name="molecules' atoms").make([molecules.output]), "sampling")
+            molecule_atoms = add(
+                IsolatedAtomsMaker(name="molecules' atoms").make([molecules.output]), "sampling"
+            )
             molecule_labels = label(seeded.molecule_labels, "molecules", sampled_molecules)
             source_atoms = label(seeded.molecule_labels, "atoms (molecule level)", molecule_atoms)
             overlap = label(bridge, "molecules (bridge)", sampled_molecules)
@@ -262,9 +263,7 @@ class FoundationFlowMaker(Maker):
             "active learning",
         )
         final = add(
-            seeded.retrain.make(
-                {"pt": extended.output, "ft": task_dataset.output}, start=replay.output
-            ),
+            seeded.retrain.make({"pt": extended.output, "ft": task_dataset.output}, start=replay.output),
             "active learning",
         )
 

@@ -65,7 +65,9 @@ def export_command(
 def harvest_command(
     folder: Annotated[Path, typer.Argument(help="Folder of finished calculations, or one file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Dataset folder to write.")],
-    all_steps: Annotated[bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")] = False,
+    all_steps: Annotated[
+        bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn finished calculations (VASP, Quantum ESPRESSO, extended XYZ, ASE) into a dataset."""

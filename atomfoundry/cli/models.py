@@ -14,7 +14,9 @@ from atomfoundry.errors import InputError
 
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    data: Annotated[Path, typer.Argument(help="Dataset folder, or a file of labelled frames that ASE reads.")],
+    data: Annotated[
+        Path, typer.Argument(help="Dataset folder, or a file of labelled frames that ASE reads.")
+    ],
     head: Annotated[str | None, typer.Option(help="Readout head [default: the first].")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the dataset.")] = None,
     as_json: JsonOption = False,
@@ -46,7 +48,13 @@ def evaluate_command(
     print_table(
         ["", "MAE", "RMSE", "R2", "unit"],
         [
-            [q, getattr(metrics, f"{q}_mae"), getattr(metrics, f"{q}_rmse"), getattr(metrics, f"{q}_r2"), unit]
+            [
+                q,
+                getattr(metrics, f"{q}_mae"),
+                getattr(metrics, f"{q}_rmse"),
+                getattr(metrics, f"{q}_r2"),
+                unit,
+            ]
             for q, unit in units.items()
         ],
         title=f"{metrics.n_frames} frames, head {metrics.head}",

@@ -106,9 +106,7 @@ def results_command(
     if not rows:
         console.print(f"No {kind.value}.")
         return
-    print_table(
-        [*columns, "uuid"], [[*cells, uuid] for cells, uuid in zip(rows, uuids, strict=True)]
-    )
+    print_table([*columns, "uuid"], [[*cells, uuid] for cells, uuid in zip(rows, uuids, strict=True)])
 
 
 def _of_output(query: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +144,15 @@ def _model_rows(doc: Any) -> list[list[Any]]:
         if m.split == "test":
             forces = None if m.forces_mae is None else f"{m.forces_mae * 1000:.1f}"
             rows.append(
-                [doc.name, doc.kind, m.head, doc.n_parameters, doc.n_epochs, f"{m.energy_mae * 1000:.2f}", forces]
+                [
+                    doc.name,
+                    doc.kind,
+                    m.head,
+                    doc.n_parameters,
+                    doc.n_epochs,
+                    f"{m.energy_mae * 1000:.2f}",
+                    forces,
+                ]
             )
     return rows or [[doc.name, doc.kind, None, doc.n_parameters, doc.n_epochs, None, None]]
 
@@ -222,7 +228,12 @@ _TABLES: dict[Kind, tuple[list[str], Callable[[Any], list[list[Any]]]]] = {
     Kind.uncertainties: (
         ["kind", "heads", "alpha", "calibration frames"],
         lambda doc: [
-            [doc.kind, " ".join(doc.heads), " ".join(f"{a:.3g}" for a in doc.alpha.values()), doc.n_calibration]
+            [
+                doc.kind,
+                " ".join(doc.heads),
+                " ".join(f"{a:.3g}" for a in doc.alpha.values()),
+                doc.n_calibration,
+            ]
         ],
     ),
     Kind.selections: (

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 ProjectOption = Annotated[
     Path | None,
-    typer.Option("--project", "-p", help="Project folder [default: ATOMFOUNDRY_PROJECT, else the flow's name]."),
+    typer.Option(
+        "--project", "-p", help="Project folder [default: ATOMFOUNDRY_PROJECT, else the flow's name]."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Worker processes [default: CPU cores].")]
@@ -26,7 +28,9 @@ def run_command(
     project: ProjectOption = None,
     structures: Annotated[
         list[str] | None,
-        typer.Option("--structures", "-s", help="Your own CIF/POSCAR/extended XYZ files instead; repeatable."),
+        typer.Option(
+            "--structures", "-s", help="Your own CIF/POSCAR/extended XYZ files instead; repeatable."
+        ),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Engine that labels the crystals, e.g. 'espresso' or 'xtb'.")
@@ -97,7 +101,9 @@ def status_command(project: ProjectOption = None, as_json: JsonOption = False) -
             [[s.name, s.completed, s.total, s.failed, s.running] for s in run.stages],
         )
         for failure in run.failures:
-            console.print(f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True)
+            console.print(
+                f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True
+            )
             console.print(f"       folder {failure.folder}", highlight=False, soft_wrap=True)
 
 

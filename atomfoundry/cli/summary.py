@@ -60,7 +60,9 @@ def print_summary(summary: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     for failure in summary["failures"]:
-        console.print(f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True, markup=False
+        )
         console.print(f"    folder {failure['folder']}", highlight=False, soft_wrap=True, markup=False)
     counts = summary.get("labels") or {}
     if counts.get("failed"):
@@ -85,7 +87,10 @@ def print_summary(summary: dict[str, Any]) -> None:
             ["next", ""],
             [
                 ["the models", f"atomfoundry results models --project {summary['project']}"],
-                ["where a result comes from", f"atomfoundry lineage {summary['report_uuid']} --project {summary['project']}"],
+                [
+                    "where a result comes from",
+                    f"atomfoundry lineage {summary['report_uuid']} --project {summary['project']}",
+                ],
                 ["the report as a file", f"atomfoundry report -o report.html --project {summary['project']}"],
             ],
         )

@@ -105,7 +105,9 @@ class UncertaintyDoc(FoundryDocument):
     heads: list[str]
     alpha: dict[str, float] = Field(description="Head -> calibration factor")
     ridge: dict[str, float] = Field(default_factory=dict)
-    quantiles: dict[str, float] = Field(default_factory=dict, description="'HEAD/energy' or 'HEAD/forces' -> q")
+    quantiles: dict[str, float] = Field(
+        default_factory=dict, description="'HEAD/energy' or 'HEAD/forces' -> q"
+    )
     coverage_target: float = 0.9
     thresholds: dict[str, float] = Field(default_factory=dict, description="'low', 'high': eV/A, for forces")
     n_training: int = 0
