@@ -135,9 +135,7 @@ class BenchmarkMaker(Maker):
             transform = Alignment.load(current_artifacts().fetch(alignment.alignment))
             frames = [transform.apply(frame) for frame in frames]
             name += ", aligned"
-        return benchmark.evaluate(
-            frames, atoms, failures=reference.failures, name=self.name, calculator_name=name
-        )
+        return benchmark.evaluate(frames, atoms, failures=reference.failures, name=self.name, calculator_name=name)
 
 
 @dataclass

@@ -92,6 +92,4 @@ class StructuresMaker(Maker):
     @foundry_job(output_schema=StructureSetDoc)
     def make(self) -> StructureSetDoc:
         """Fetch the structures."""
-        return structure_set(
-            self.structures(), name=self.name, lineage={"presets": self.presets, "files": self.files}
-        )
+        return structure_set(self.structures(), name=self.name, lineage={"presets": self.presets, "files": self.files})

@@ -74,9 +74,7 @@ class TrainMaker(Maker):
         validation = {head: frames for head, frames in validation.items() if frames}
         for head, frames in training.items():
             if not frames:
-                raise DatasetError(
-                    f"Dataset '{datasets[head].name}' has no training frames.", remedy="Add structures."
-                )
+                raise DatasetError(f"Dataset '{datasets[head].name}' has no training frames.", remedy="Add structures.")
         settings = training_settings(self.training, seed=self.seed, where=self.name)
         if start is None:
             model: Allegro | AllegroConfig = self._config(datasets, training)

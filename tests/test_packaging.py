@@ -59,9 +59,7 @@ def test_import_is_light() -> None:
 
 
 def test_repository_names_no_machine() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.split()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not listed:
         pytest.skip("not a git checkout")
     words = ["/" + "work/", "/" + "tmp/wt", "files.pythonhosted" + ".org", "pypi" + ".org"]

@@ -118,10 +118,14 @@ def build_maker(maker_class: type, arguments: dict[str, Any], *, where: str, pat
         if nested is not None and isinstance(value, dict):
             values[key] = build_maker(nested, value, where=where, path=location)
             continue
+        if nested is not None and isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            values[key] = [
+                build_maker(nested, item, where=where, path=f"{location}[{number}]")
+                for number, item in enumerate(value)
+            ]
+            continue
         try:
-            values[key] = TypeAdapter(hints[key], config={"arbitrary_types_allowed": True}).validate_python(
-                value
-            )
+            values[key] = TypeAdapter(hints[key], config={"arbitrary_types_allowed": True}).validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigurationError(
@@ -151,7 +155,5 @@ def _maker_class(hint: Any) -> type | None:
 def _read_preset(name: str) -> dict[str, Any]:
     path = files("atomfoundry.workflows") / "presets" / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigurationError(
-            f"No flow preset '{name}' and no such file.", remedy=nearest(name, list_presets())
-        )
+        raise ConfigurationError(f"No flow preset '{name}' and no such file.", remedy=nearest(name, list_presets()))
     return yaml.safe_load(path.read_text())

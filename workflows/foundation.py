@@ -55,9 +55,7 @@ class FoundationFlowMaker(Maker):
 
     name: str = "foundation"
     seed: int = 0
-    crystals: StructuresMaker = field(
-        default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"])
-    )
+    crystals: StructuresMaker = field(default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"]))
     molecules: StructuresMaker | None = field(
         default_factory=lambda: StructuresMaker(name="molecules", presets=["silanes"])
     )
@@ -70,9 +68,7 @@ class FoundationFlowMaker(Maker):
     crystal_labels: LabelMaker = field(default_factory=lambda: LabelMaker(engine="espresso"))
     molecule_labels: LabelMaker = field(default_factory=lambda: LabelMaker(engine="pyscf"))
     bridge_labels: LabelMaker | None = field(
-        default_factory=lambda: LabelMaker(
-            engine="pyscf", engine_settings={"functional": "PBE", "basis": "def2-SVP"}
-        )
+        default_factory=lambda: LabelMaker(engine="pyscf", engine_settings={"functional": "PBE", "basis": "def2-SVP"})
     )
     dataset: DatasetMaker = field(default_factory=lambda: DatasetMaker(name="dataset"))
     task_dataset: DatasetMaker = field(default_factory=lambda: DatasetMaker(name="task dataset"))
@@ -96,9 +92,7 @@ class FoundationFlowMaker(Maker):
         if engine == "xtb":
             maker = replace(
                 maker,
-                molecule_labels=replace(
-                    self.molecule_labels, engine="xtb", engine_settings={"method": "GFN2-xTB"}
-                ),
+                molecule_labels=replace(self.molecule_labels, engine="xtb", engine_settings={"method": "GFN2-xTB"}),
                 bridge_labels=None,
                 align=replace(self.align, mode="atoms"),
             )
@@ -172,9 +166,7 @@ class FoundationFlowMaker(Maker):
         sampled = add(seeded.crystal_sampling.make(crystals.output), "sampling")
         sources = [crystals.output] + ([molecules.output] if molecules else [])
         atoms = add(IsolatedAtomsMaker(name="isolated atoms").make(sources), "sampling")
-        sampled_molecules = (
-            add(seeded.molecule_sampling.make(molecules.output), "sampling") if molecules else None
-        )
+        sampled_molecules = add(seeded.molecule_sampling.make(molecules.output), "sampling") if molecules else None
         sampled_task = add(seeded.task_sampling.make(task.output), "sampling")
         to_label = {
             maker.name: add(BenchmarkStructuresMaker.of(maker).make(crystals.output), "sampling")
@@ -189,9 +181,7 @@ class FoundationFlowMaker(Maker):
         molecule_labels = None
         if molecules is not None:
             bridge = seeded.bridge_labels or seeded.crystal_labels
-            molecule_atoms = add(
-                IsolatedAtomsMaker(name="molecules' atoms").make([molecules.output]), "sampling"
-            )
+            molecule_atoms = add(IsolatedAtomsMaker(name="molecules' atoms").make([molecules.output]), "sampling")
             molecule_labels = label(seeded.molecule_labels, "molecules", sampled_molecules)
             source_atoms = label(seeded.molecule_labels, "atoms (molecule level)", molecule_atoms)
             overlap = label(bridge, "molecules (bridge)", sampled_molecules)
@@ -240,9 +230,7 @@ class FoundationFlowMaker(Maker):
             "fine-tuning",
         )
         forgetting = add(
-            ForgettingMaker().make(
-                base.output, naive.output, replay.output, dataset.output, task_dataset.output
-            ),
+            ForgettingMaker().make(base.output, naive.output, replay.output, dataset.output, task_dataset.output),
             "fine-tuning",
         )
 

@@ -16,9 +16,7 @@ app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 
 
 @app.command("info")
-def info_command(
-    path: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: JsonOption = False
-) -> None:
+def info_command(path: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: JsonOption = False) -> None:
     """Show what a dataset holds; every shard's hash is checked."""
     from atomfoundry.datasets import Dataset
 
@@ -65,9 +63,7 @@ def export_command(
 def harvest_command(
     folder: Annotated[Path, typer.Argument(help="Folder of finished calculations, or one file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Dataset folder to write.")],
-    all_steps: Annotated[
-        bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")
-    ] = False,
+    all_steps: Annotated[bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn finished calculations (VASP, Quantum ESPRESSO, extended XYZ, ASE) into a dataset."""
@@ -92,8 +88,7 @@ def harvest_command(
         )
     else:
         console.print(
-            f"{report.n_files} files: {len(report.frames)} frames, {sum(rejected.values())} refused "
-            f"{rejected or ''}",
+            f"{report.n_files} files: {len(report.frames)} frames, {sum(rejected.values())} refused {rejected or ''}",
             highlight=False,
         )
         for rejection in report.rejections:

@@ -14,9 +14,7 @@ from atomfoundry.errors import InputError
 
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    data: Annotated[
-        Path, typer.Argument(help="Dataset folder, or a file of labelled frames that ASE reads.")
-    ],
+    data: Annotated[Path, typer.Argument(help="Dataset folder, or a file of labelled frames that ASE reads.")],
     head: Annotated[str | None, typer.Option(help="Readout head [default: the first].")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the dataset.")] = None,
     as_json: JsonOption = False,

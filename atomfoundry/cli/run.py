@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 ProjectOption = Annotated[
     Path | None,
-    typer.Option(
-        "--project", "-p", help="Project folder [default: ATOMFOUNDRY_PROJECT, else the flow's name]."
-    ),
+    typer.Option("--project", "-p", help="Project folder [default: ATOMFOUNDRY_PROJECT, else the flow's name]."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Worker processes [default: CPU cores].")]
@@ -28,9 +26,7 @@ def run_command(
     project: ProjectOption = None,
     structures: Annotated[
         list[str] | None,
-        typer.Option(
-            "--structures", "-s", help="Your own CIF/POSCAR/extended XYZ files instead; repeatable."
-        ),
+        typer.Option("--structures", "-s", help="Your own CIF/POSCAR/extended XYZ files instead; repeatable."),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Engine that labels the crystals, e.g. 'espresso' or 'xtb'.")
@@ -49,9 +45,7 @@ def run_command(
     folder = project or settings().project or Path(Path(target).stem)
     if hasattr(maker, "check"):
         maker.check()
-    result = run(
-        maker.make(), project=folder, workers=workers or settings().workers, progress=not (quiet or as_json)
-    )
+    result = run(maker.make(), project=folder, workers=workers or settings().workers, progress=not (quiet or as_json))
     summary = summarise(folder, result)
     if as_json:
         print_json(summary)
@@ -80,9 +74,7 @@ def _maker(target: str, *, structures: list[str] | None, engine: str | None, see
 
 def _need(maker: Maker, method: str, option: str) -> None:
     if not hasattr(maker, method):
-        raise InputError(
-            f"{type(maker).__name__} takes no {option}.", remedy="Put it into the flow file's arguments."
-        )
+        raise InputError(f"{type(maker).__name__} takes no {option}.", remedy="Put it into the flow file's arguments.")
 
 
 def status_command(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -101,15 +93,11 @@ def status_command(project: ProjectOption = None, as_json: JsonOption = False) -
             [[s.name, s.completed, s.total, s.failed, s.running] for s in run.stages],
         )
         for failure in run.failures:
-            console.print(
-                f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True
-            )
+            console.print(f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True)
             console.print(f"       folder {failure.folder}", highlight=False, soft_wrap=True)
 
 
-def retry_command(
-    project: ProjectOption = None, workers: WorkersOption = None, as_json: JsonOption = False
-) -> None:
+def retry_command(project: ProjectOption = None, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
     """Run failed and blocked jobs again."""
     from atomfoundry.cli.summary import print_summary, summarise
     from atomfoundry.running import retry

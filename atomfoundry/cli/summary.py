@@ -24,9 +24,7 @@ def summarise(project: Path, result: RunResult) -> dict[str, Any]:
         "failed": result.failed,
         "blocked": result.blocked,
         "wall_time_s": result.wall_time_s,
-        "failures": [
-            {"name": f.name, "message": f.message, "folder": str(f.folder)} for f in result.failures
-        ],
+        "failures": [{"name": f.name, "message": f.message, "folder": str(f.folder)} for f in result.failures],
         "labels": database.label_counts(),
     }
     reports = database.reports()
@@ -60,9 +58,7 @@ def print_summary(summary: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     for failure in summary["failures"]:
-        console.print(
-            f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.print(f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"    folder {failure['folder']}", highlight=False, soft_wrap=True, markup=False)
     counts = summary.get("labels") or {}
     if counts.get("failed"):

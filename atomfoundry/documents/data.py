@@ -30,13 +30,9 @@ class LabelDoc(FoundryDocument):
     status: Literal["ok", "failed"]
     reason: str | None = Field(default=None, description="Reason code of a failure, e.g. 'unconverged'")
     message: str | None = None
-    energy: float | None = Field(
-        default=None, description="eV, the energy that the forces are derivatives of"
-    )
+    energy: float | None = Field(default=None, description="eV, the energy that the forces are derivatives of")
     forces: list[list[float]] | None = Field(default=None, description="eV/A, (N, 3)")
-    stress: list[float] | None = Field(
-        default=None, description="eV/A^3, Voigt, tension positive; None: none"
-    )
+    stress: list[float] | None = Field(default=None, description="eV/A^3, Voigt, tension positive; None: none")
     formula: str = ""
     n_atoms: int = 0
     wall_time_s: float = 0.0
@@ -121,9 +117,7 @@ class AlignmentDoc(FoundryDocument):
     metrics: dict[str, EnergyMetrics] = Field(
         default_factory=dict, description="'raw', 'icea', 'aec', 'cross_validated', 'least_squares'"
     )
-    residuals_per_element: dict[str, float] = Field(
-        default_factory=dict, description="Mean residual, eV/atom"
-    )
+    residuals_per_element: dict[str, float] = Field(default_factory=dict, description="Mean residual, eV/atom")
     points: list[dict] = Field(
         default_factory=list,
         description="Overlap structures: formula, n_atoms, target, raw, icea, aec (all eV/atom, atomization)",

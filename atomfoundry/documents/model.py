@@ -105,16 +105,12 @@ class UncertaintyDoc(FoundryDocument):
     heads: list[str]
     alpha: dict[str, float] = Field(description="Head -> calibration factor")
     ridge: dict[str, float] = Field(default_factory=dict)
-    quantiles: dict[str, float] = Field(
-        default_factory=dict, description="'HEAD/energy' or 'HEAD/forces' -> q"
-    )
+    quantiles: dict[str, float] = Field(default_factory=dict, description="'HEAD/energy' or 'HEAD/forces' -> q")
     coverage_target: float = 0.9
     thresholds: dict[str, float] = Field(default_factory=dict, description="'low', 'high': eV/A, for forces")
     n_training: int = 0
     n_calibration: int = 0
-    points: list[dict] = Field(
-        default_factory=list, description="Calibration frames: head, error and sigma in eV/atom"
-    )
+    points: list[dict] = Field(default_factory=list, description="Calibration frames: head, error and sigma in eV/atom")
     llpr: Artifact
 
 
