@@ -1,1 +1,78 @@
-"""datasets"""
+"""The dataset on disk and everything one does to it: import, export, curation, splits, selection, merging.
+
+Names load when they are first used, so that ``import atomfoundry.datasets`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomfoundry.datasets.checks import CurationSettings, check_frame, curate
+    from atomfoundry.datasets.exchange import read_extxyz, write_extxyz
+    from atomfoundry.datasets.frame import (
+        attach_labels,
+        clean_frame,
+        frame_id,
+        labels_of,
+        unique_frames,
+        with_metadata,
+    )
+    from atomfoundry.datasets.isolated import isolated_energies
+    from atomfoundry.datasets.merge import merge_datasets
+    from atomfoundry.datasets.selection import covering_radius, farthest_point_sampling
+    from atomfoundry.datasets.splits import split
+    from atomfoundry.datasets.store import Dataset
+
+_HOMES = {
+    "CurationSettings": "checks",
+    "Dataset": "store",
+    "attach_labels": "frame",
+    "check_frame": "checks",
+    "clean_frame": "frame",
+    "covering_radius": "selection",
+    "curate": "checks",
+    "farthest_point_sampling": "selection",
+    "frame_id": "frame",
+    "isolated_energies": "isolated",
+    "labels_of": "frame",
+    "merge_datasets": "merge",
+    "read_extxyz": "exchange",
+    "split": "splits",
+    "unique_frames": "frame",
+    "with_metadata": "frame",
+    "write_extxyz": "exchange",
+}
+
+__all__ = [
+    "CurationSettings",
+    "Dataset",
+    "attach_labels",
+    "check_frame",
+    "clean_frame",
+    "covering_radius",
+    "curate",
+    "farthest_point_sampling",
+    "frame_id",
+    "isolated_energies",
+    "labels_of",
+    "merge_datasets",
+    "read_extxyz",
+    "split",
+    "unique_frames",
+    "with_metadata",
+    "write_extxyz",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

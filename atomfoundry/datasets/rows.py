@@ -1,0 +1,161 @@
+"""How frames become Arrow rows and back: the columns of a shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ase import Atoms
+
+from atomfoundry.datasets.frame import METADATA_KEYS, attach_labels, labels_of, with_metadata
+from atomfoundry.errors import DatasetError
+
+_REALS = pa.list_(pa.float64())
+
+SCHEMA = pa.schema(
+    [
+        pa.field("frame_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("n_atoms", pa.int32(), nullable=False),
+        pa.field("numbers", pa.list_(pa.uint8()), nullable=False),
+        pa.field("positions", _REALS, nullable=False),
+        pa.field("cell", _REALS, nullable=False),
+        pa.field("pbc", pa.list_(pa.bool_()), nullable=False),
+        pa.field("energy", pa.float64()),
+        pa.field("forces", _REALS),
+        pa.field("stress", _REALS),
+        pa.field("charge", pa.int32(), nullable=False),
+        pa.field("spin_multiplicity", pa.int32()),
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("sampling", pa.string(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),
+        pa.field("extra", pa.string(), nullable=False),
+    ]
+)
+"""Columns of every shard. ``extra`` is JSON: what ``atoms.info`` holds beyond the metadata keys."""
+
+REAL_COLUMNS = ["positions", "cell", "energy", "forces", "stress", "weight"]
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "positions": (-1, 3),
+    "forces": (-1, 3),
+    "cell": (3, 3),
+    "stress": (6,),
+}
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy values into what JSON knows."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _extra(atoms: Atoms) -> str:
+    extra = {key: value for key, value in atoms.info.items() if key not in METADATA_KEYS}
+    try:
+        return json.dumps(extra, default=_plain, sort_keys=True)
+    except TypeError as error:
+        raise DatasetError(
+            f"The info of frame {atoms.info['frame_id']} ({atoms.get_chemical_formula()}, source "
+            f"'{atoms.info['source']}') cannot be stored: {error}. Extra keys: {', '.join(map(str, extra))}.",
+            remedy="Pass the frame through atomfoundry.datasets.clean_frame, or delete the key.",
+        ) from error
+
+
+def row_of(atoms: Atoms) -> dict[str, Any]:
+    """Return the row of a frame.
+
+    The metadata are completed and ``frame_id`` is computed anew, so a stale one never reaches the disk.
+    Per-atom arrays other than positions and forces are not kept.
+
+    Raises
+    ------
+    DatasetError
+        If ``info`` holds something that is not JSON.
+    StructureError
+        If a length is not finite.
+    """
+    frame = with_metadata(atoms)
+    energy, forces, stress = labels_of(frame)
+    info = frame.info
+    spin = info["spin_multiplicity"]
+    return {
+        "frame_id": info["frame_id"],
+        "group_id": info["group_id"],
+        "n_atoms": len(frame),
+        "numbers": frame.numbers.astype(np.uint8),
+        "positions": frame.positions.ravel(),
+        "cell": frame.cell.array.ravel(),
+        "pbc": frame.pbc.tolist(),
+        "energy": energy,
+        "forces": None if forces is None else forces.ravel(),
+        "stress": stress,
+        "charge": int(info["charge"] or 0),
+        "spin_multiplicity": None if spin is None else int(spin),
+        "level": str(info["level"] or ""),
+        "source": str(info["source"]),
+        "sampling": str(info["sampling"]),
+        "weight": float(info["weight"]),
+        "flags": info["flags"],
+        "extra": _extra(frame),
+    }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the Arrow table of rows made by ``row_of``."""
+    columns = [pa.array([row[field.name] for row in rows], type=field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def frame_of(table: pa.Table, row: int) -> Atoms:
+    """Return one row of a table as a frame, labelled if it has labels."""
+
+    def value(name: str) -> Any:
+        scalar = table.column(name)[row]
+        if not scalar.is_valid:
+            return None
+        if name in _SHAPES:
+            return scalar.values.to_numpy().reshape(_SHAPES[name])
+        return scalar.as_py()
+
+    atoms = Atoms(
+        numbers=table.column("numbers")[row].values.to_numpy(),
+        positions=value("positions"),
+        cell=value("cell"),
+        pbc=value("pbc"),
+    )
+    atoms.info = {key: value(key) for key in METADATA_KEYS} | json.loads(value("extra"))
+    energy, forces, stress = value("energy"), value("forces"), value("stress")
+    if energy is None and forces is None and stress is None:
+        return atoms
+    return attach_labels(atoms, energy, forces, stress)
+
+
+def values_of(name: str, column: pa.ChunkedArray) -> np.ndarray | list[Any]:
+    """Return a column as users want it: an array where rows have one shape, else a list.
+
+    Missing real numbers are NaN, a missing entry of a list column is None.
+    """
+    if name in ("energy", "weight", "charge", "n_atoms"):
+        return column.to_numpy()
+    if name in ("cell", "pbc", "stress"):
+        shape = {"cell": (3, 3), "pbc": (3,), "stress": (6,)}[name]
+        missing = np.full(shape, np.nan)
+        rows = [np.array(item).reshape(shape) if item is not None else missing for item in column.to_pylist()]
+        return np.array(rows).reshape(len(rows), *shape)
+    if name in ("numbers", "positions", "forces"):
+        shape = _SHAPES.get(name, (-1,))
+        return [
+            scalar.values.to_numpy().astype(int if name == "numbers" else float).reshape(shape)
+            if scalar.is_valid
+            else None
+            for scalar in column
+        ]
+    return column.to_pylist()

@@ -1,0 +1,157 @@
+"""A jobflow store that remembers what each job read, so that provenance knows its inputs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jobflow import CURRENT_JOB, Job, JobStore
+from jobflow.core.reference import OnMissing
+
+from atomfoundry.documents import JobReference
+
+
+class _Reads:
+    """What the running job has read; one job runs at a time in a process."""
+
+    def __init__(self) -> None:
+        self.job: weakref.ReferenceType[Job] | None = None
+        self.seen: dict[tuple[str, int], None] = {}
+
+    def of(self, job: Job) -> dict[tuple[str, int], None]:
+        if self.job is None or self.job() is not job:
+            self.job = weakref.ref(job)
+            self.seen = {}
+        return self.seen
+
+
+_READS = _Reads()
+
+
+def recorded_inputs(job: Job) -> list[JobReference] | None:
+    """Return the outputs that the running job has read.
+
+    Parameters
+    ----------
+    job
+        The job that runs now, ``CURRENT_JOB.job``.
+
+    Returns
+    -------
+    list[JobReference] or None
+        In order of reading; None if no ``FoundryJobStore`` served this job, so that nothing is known.
+    """
+    if _READS.job is None or _READS.job() is not job:
+        return None
+    return [JobReference(uuid=uuid, index=index) for uuid, index in _READS.seen]
+
+
+class FoundryJobStore(JobStore):
+    """JobStore that records each (uuid, index) read while a job runs, and writes blobs before documents.
+
+    Works with any ``docs_store``; the parameters are those of jobflow's ``JobStore``.
+    """
+
+    def get_output(
+        self,
+        uuid: str,
+        which: str | int = "last",
+        load: Any = False,
+        cache: dict[str, Any] | None = None,
+        on_missing: OnMissing = OnMissing.ERROR,
+    ) -> Any:
+        """Return the output of a job, and note that the running job read it.
+
+        Parameters
+        ----------
+        uuid
+            A job's uuid.
+        which
+            ``"last"``, ``"first"``, ``"all"`` or an index.
+        load
+            What to load from additional stores.
+        cache
+            Outputs resolved already.
+        on_missing
+            What to do about references inside the output that cannot be resolved.
+
+        Raises
+        ------
+        ValueError
+            If the job has no output.
+        """
+        job = CURRENT_JOB.job
+        if job is None:
+            return super().get_output(uuid, which, load, cache, on_missing)
+        if which == "all":
+            indices = [doc["index"] for doc in self.query({"uuid": uuid}, ["index"], sort={"index": 1})]
+        elif isinstance(which, int):
+            indices = [which]
+        else:
+            found = self.query_one({"uuid": uuid}, ["index"], sort={"index": -1 if which == "last" else 1})
+            indices = [] if found is None else [found["index"]]
+            which = indices[0] if indices else which
+        reads = _READS.of(job)
+        position = dict.fromkeys((uuid, index) for index in indices)
+        output = super().get_output(uuid, which, load, cache, on_missing)
+        reads.update(position)
+        return output
+
+    def query_one(
+        self,
+        criteria: dict | None = None,
+        properties: dict | list | None = None,
+        sort: dict | None = None,
+        load: Any = None,
+    ) -> dict | None:
+        """Find one document.
+
+        Parameters
+        ----------
+        criteria, properties, sort, load
+            As in ``query``.
+        """
+        # jobflow looks a reference up before reading it: from then on this job is known to be served by us.
+        if CURRENT_JOB.job is not None:
+            _READS.of(CURRENT_JOB.job)
+        return super().query_one(criteria, properties, sort, load)
+
+    def update(self, docs: Any, key: list | str | None = None, save: Any = None) -> None:
+        """Insert or replace documents; large objects first, so that no document points at a missing blob.
+
+        Parameters
+        ----------
+        docs
+            One or more jobflow documents.
+        key
+            Fields that name a document, default uuid and index.
+        save
+            What goes to the additional stores.
+        """
+        if not (save or self.save):
+            super().update(docs, key, save)
+            return
+        with _documents_last(self) as documents_last:
+            JobStore.update(documents_last, docs, key, save)
+
+
+class _Held:
+    """Stands in for the documents' store while blobs are written."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[dict], list | str | None]] = []
+
+    def update(self, docs: list[dict], key: list | str | None = None) -> None:
+        self.calls.append((docs, key))
+
+
+@contextmanager
+def _documents_last(store: FoundryJobStore) -> Iterator[FoundryJobStore]:
+    held = _Held()
+    twin = object.__new__(type(store))
+    twin.__dict__.update(store.__dict__, docs_store=held)
+    yield twin
+    for docs, key in held.calls:
+        store.docs_store.update(docs, key=key)

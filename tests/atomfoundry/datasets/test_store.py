@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from atomfoundry.datasets import Dataset, attach_labels, frame_id, labels_of
+from atomfoundry.datasets.writer import ROW_GROUP
+from atomfoundry.documents import LevelOfTheory
+from atomfoundry.errors import DatasetError
+
+PBE = LevelOfTheory(code="espresso", method="PBE", cutoff=400.0)
+HYBRID = LevelOfTheory(code="pyscf", method="wB97M-D3(BJ)", basis="def2-SVP")
+
+
+def make_frames(n: int, seed: int = 0) -> list[Atoms]:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for number in range(n):
+        atoms = bulk("Si") if number % 2 else molecule("SiH4")
+        atoms.positions += rng.normal(size=atoms.positions.shape)
+        atoms.info.update(
+            group_id=f"g{number // 4}",
+            source="made",
+            sampling="rattle",
+            weight=rng.random(),
+            flags=["a", "b"],
+        )
+        stress = rng.normal(size=6) if atoms.pbc.any() else None
+        frames.append(attach_labels(atoms, rng.normal() * 100, rng.normal(size=(len(atoms), 3)), stress))
+    return frames
+
+
+def test_round_trip_is_lossless(tmp_path: Path) -> None:
+    frames = make_frames(7)
+    frames[2].info.update(
+        charge=-1, spin_multiplicity=2, deformation={"strain": [0.1, 0.0]}, energy_raw=np.pi
+    )
+    frames.append(bulk("Ge"))
+    dataset = Dataset.create(
+        tmp_path / "set", frames, name="mine", level=PBE, isolated_energies={"Si": -1.25}
+    )
+    assert len(dataset) == 8
+    for before, after in zip(frames, dataset, strict=True):
+        assert (before.numbers == after.numbers).all()
+        assert (before.positions == after.positions).all()
+        assert (before.cell.array == after.cell.array).all()
+        assert (before.pbc == after.pbc).all()
+        assert after.info["frame_id"] == frame_id(before) == frame_id(after)
+        for old, new in zip(labels_of(before), labels_of(after), strict=True):
+            assert (old is None) == (new is None)
+            assert old is None or np.array_equal(old, new)
+        for key in ("weight", "flags", "group_id", "source", "sampling"):
+            if key in before.info:
+                assert after.info[key] == before.info[key]
+    charged = dataset[2].info
+    assert (charged["charge"], charged["spin_multiplicity"]) == (-1, 2)
+    assert charged["deformation"] == {"strain": [0.1, 0.0]}
+    assert charged["energy_raw"] == np.pi
+    assert dataset[0].info["level"] == PBE.id
+    assert dataset[7].info["level"] == ""
+    assert dataset.level == PBE
+    assert dataset.levels == [PBE]
+    assert dataset.isolated_energies == {"Si": -1.25}
+    assert dataset.name == "mine"
+
+
+def test_counts(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(10), level=PBE)
+    counts = dataset.metadata.counts
+    assert (counts.frames, counts.atoms) == (10, 5 * 5 + 5 * 2)
+    assert (counts.energies, counts.forces, counts.stresses) == (10, 10, 5)
+    assert counts.elements == {"H": 20, "Si": 15}
+    assert counts.samplings == {"rattle": 10}
+    assert counts.levels == {PBE.id: 10}
+    assert counts.flags == {"a": 10, "b": 10}
+
+
+@pytest.mark.parametrize("n", [1, ROW_GROUP, ROW_GROUP + 1, 2 * ROW_GROUP + 5])
+def test_many_shards_and_groups_keep_the_order(tmp_path: Path, n: int) -> None:
+    frames = [Atoms("H", positions=[[float(i), 0, 0]]) for i in range(n)]
+    dataset = Dataset.create(tmp_path / "set", iter(frames), shard_size=ROW_GROUP + 3)
+    assert len(dataset) == n
+    assert [atoms.positions[0, 0] for atoms in dataset] == list(range(n))
+    assert dataset[-1].positions[0, 0] == n - 1
+    assert [atoms.positions[0, 0] for atoms in dataset.frames([n - 1, 0])] == [n - 1, 0]
+    assert len(dataset.metadata.shards) == -(-n // (ROW_GROUP + 3))
+    assert sum(shard.n_frames for shard in dataset.metadata.shards) == n
+    with pytest.raises(IndexError):
+        dataset[n]
+    with pytest.raises(IndexError):
+        dataset[-n - 1]
+
+
+def test_an_exact_multiple_of_the_shard_size_has_no_empty_shard(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(6), shard_size=3)
+    assert [shard.n_frames for shard in dataset.metadata.shards] == [3, 3]
+
+
+def test_no_frames_is_a_dataset(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", [])
+    assert len(dataset) == 0
+    assert list(dataset) == []
+    assert len(dataset.column("energy")) == 0
+    dataset.verify()
+
+
+def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
+    first = Dataset.create(tmp_path / "a", make_frames(20), name="x", shard_size=8)
+    second = Dataset.create(tmp_path / "b", make_frames(20), name="x", shard_size=8)
+    assert [shard.sha256 for shard in first.metadata.shards] == [
+        shard.sha256 for shard in second.metadata.shards
+    ]
+    assert (tmp_path / "a/dataset.json").read_bytes() == (tmp_path / "b/dataset.json").read_bytes()
+    third = Dataset.create(tmp_path / "c", make_frames(20, seed=1), name="x", shard_size=8)
+    assert first.metadata.shards[0].sha256 != third.metadata.shards[0].sha256
+    # A copy made from the disk is the same dataset.
+    fourth = Dataset.create(tmp_path / "d", first, name="x", shard_size=8)
+    assert (tmp_path / "d/dataset.json").read_bytes() == (tmp_path / "a/dataset.json").read_bytes()
+    fourth.verify()
+
+
+def test_columns(tmp_path: Path) -> None:
+    frames = [*make_frames(5), bulk("Ge")]
+    dataset = Dataset.create(tmp_path / "set", frames, shard_size=4)
+    energies = dataset.column("energy")
+    assert isinstance(energies, np.ndarray)
+    assert energies[:5].tolist() == [labels_of(atoms)[0] for atoms in frames[:5]]
+    assert np.isnan(energies[5])
+    assert list(dataset.column("n_atoms")) == [len(atoms) for atoms in frames]
+    assert dataset.column("group_id")[:5] == ["g0"] * 4 + ["g1"]
+    stress = dataset.column("stress")
+    assert isinstance(stress, np.ndarray)
+    assert stress.shape == (6, 6)
+    assert np.isnan(stress[0]).all()
+    assert np.array_equal(stress[1], labels_of(frames[1])[2])
+    forces = dataset.column("forces")
+    assert np.array_equal(forces[0], labels_of(frames[0])[1])
+    assert forces[5] is None
+    assert dataset.column("cell").shape == (6, 3, 3)
+    assert dataset.column("pbc").shape == (6, 3)
+    assert dataset.column("numbers")[5].tolist() == [32, 32]
+    assert dataset.column("spin_multiplicity") == [None] * 6
+    with pytest.raises(DatasetError, match="energie"):
+        dataset.column("energie")
+
+
+def test_splits(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(6), splits={"train": [4, 0, 1], "test": [5]})
+    assert [atoms.info["frame_id"] for atoms in dataset.frames(split="train")] == [
+        dataset[index].info["frame_id"] for index in (4, 0, 1)
+    ]
+    with pytest.raises(DatasetError, match=r"'valid'.*train, test"):
+        list(dataset.frames(split="valid"))
+
+
+@pytest.mark.parametrize("splits", [{"train": [6]}, {"train": [-1]}, {"a": [0], "b": [0]}, {"a": [1, 1]}])
+def test_impossible_splits_leave_nothing(tmp_path: Path, splits: dict[str, list[int]]) -> None:
+    with pytest.raises(DatasetError, match="Split"):
+        Dataset.create(tmp_path / "set", make_frames(6), splits=splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_level_is_refused(tmp_path: Path) -> None:
+    frames = make_frames(2)
+    frames[1].info["level"] = HYBRID.id
+    with pytest.raises(DatasetError, match=HYBRID.id):
+        Dataset.create(tmp_path / "set", frames, level=PBE)
+    dataset = Dataset.create(tmp_path / "set", frames, level=PBE, levels=[HYBRID])
+    assert dataset.column("level") == [PBE.id, HYBRID.id]
+
+
+def test_existing_path_is_refused(tmp_path: Path) -> None:
+    Dataset.create(tmp_path / "set", make_frames(1))
+    with pytest.raises(DatasetError, match="exists"):
+        Dataset.create(tmp_path / "set", make_frames(1))
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Atoms]:
+        yield from make_frames(3)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        Dataset.create(tmp_path / "set", broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_that_is_not_json_is_named(tmp_path: Path) -> None:
+    atoms = bulk("Si")
+    atoms.info["spacegroup"] = object()
+    with pytest.raises(DatasetError, match="spacegroup"):
+        Dataset.create(tmp_path / "set", [atoms])
+
+
+def test_missing_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no dataset"):
+        Dataset.open(tmp_path / "nothing")
+
+
+def test_truncated_shard_is_named(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(6), shard_size=3)
+    shard = dataset.path / "shard-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet"):
+        Dataset.open(dataset.path)
+    shard.unlink()
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet.*missing"):
+        Dataset.open(dataset.path)
+
+
+def test_flipped_bytes_are_found(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(100))
+    shard = dataset.path / "shard-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    shard.write_bytes(content)
+    damaged = Dataset.open(dataset.path)
+    with pytest.raises(DatasetError, match=r"shard-00000\.parquet"):
+        damaged.verify()
+    with pytest.raises(DatasetError, match=r"shard-00000\.parquet"):
+        list(damaged)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "99"),
+        ({"format": "other"}, "does not describe"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_foreign_metadata_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(1))
+    file = dataset.path / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DatasetError, match=message):
+        Dataset.open(dataset.path)
+    file.write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        Dataset.open(dataset.path)
+
+
+def test_a_dataset_travels_to_another_process(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(3))
+    first = dataset[0]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert frame_id(copy[0]) == frame_id(first)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, atomfoundry.datasets; print({'ase', 'pyarrow', 'numpy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
