@@ -1,1 +1,27 @@
-"""engines"""
+"""Engines: what computes labels, each with its level of theory."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomfoundry.engines.base import Engine, SinglePoint
+    from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines.registry import get_engine, list_engines
+
+_HOMES = {
+    "Engine": "atomfoundry.engines.base",
+    "SinglePoint": "atomfoundry.engines.base",
+    "get_engine": "atomfoundry.engines.registry",
+    "install_espresso": "atomfoundry.engines.espresso.install",
+    "list_engines": "atomfoundry.engines.registry",
+}
+
+__all__ = ["Engine", "SinglePoint", "get_engine", "install_espresso", "list_engines"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

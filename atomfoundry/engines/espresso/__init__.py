@@ -1,0 +1,1 @@
+"""Quantum ESPRESSO, plane-wave density functional theory."""

@@ -1,0 +1,162 @@
+"""Get Quantum ESPRESSO by pip into a private folder, and find which pw.x to run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from atomfoundry.errors import EngineUnavailableError
+from atomfoundry.settings import settings
+
+VERSION = "7.2"
+REQUIREMENTS = ("qepy==7.2.0", "sparc-x-api==1.1.0")
+"""pw.x as a shared library, and the SPMS pseudopotentials."""
+
+_LIBRARY = Path("qepy/qepylibs/libqepy_pw.so")
+_PSP8 = Path("sparc/psp")
+
+
+@dataclass(frozen=True)
+class PwProgram:
+    """A pw.x that can be run.
+
+    Attributes
+    ----------
+    kind
+        ``"command"`` or ``"library"``.
+    target
+        Words of the command, or the path of the library.
+    origin
+        Where it comes from, for people: ``"settings"``, ``"PATH"`` or ``"pip"``.
+    """
+
+    kind: str
+    target: tuple[str, ...]
+    origin: str
+
+
+def espresso_home() -> Path:
+    """Return the folder of the pip installation, whether it exists or not."""
+    return settings().home_dir / f"espresso-{VERSION}"
+
+
+def pip_library() -> Path | None:
+    """Return pw.x as a library, or None if it is not installed."""
+    path = espresso_home() / _LIBRARY
+    return path if path.is_file() else None
+
+
+def psp8_folder() -> Path | None:
+    """Return the folder of the SPMS pseudopotentials, or None if they are not installed."""
+    path = espresso_home() / _PSP8
+    return path if path.is_dir() else None
+
+
+def find_pw(prefer: str | None = None) -> PwProgram:
+    """Find the pw.x to run: the settings' command, one in PATH, or the one by pip.
+
+    Parameters
+    ----------
+    prefer
+        ``"PATH"`` or ``"pip"`` takes that one only.
+
+    Returns
+    -------
+    PwProgram
+        What to run.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If there is none.
+    """
+    command = settings().espresso_command
+    if command and prefer is None:
+        words = tuple(shlex.split(command))
+        if shutil.which(words[0]) is None:
+            raise EngineUnavailableError(
+                f"The setting espresso_command names '{words[0]}', which is not an executable.",
+                remedy="Correct ATOMFOUNDRY_ESPRESSO_COMMAND, or unset it.",
+            )
+        return PwProgram("command", words, "settings")
+    found = shutil.which("pw.x")
+    if found and prefer in (None, "PATH"):
+        return PwProgram("command", (found,), "PATH")
+    library = pip_library()
+    if library and prefer in (None, "pip"):
+        return PwProgram("library", (str(library),), "pip")
+    raise EngineUnavailableError(
+        "Quantum ESPRESSO is not installed: no pw.x in PATH, none by pip."
+        if prefer is None
+        else f"There is no pw.x from {prefer}.",
+        remedy="Run 'atomfoundry engine install espresso', or take the instant engine with '--engine xtb'.",
+    )
+
+
+def install_espresso(*, force: bool = False, requirements: Sequence[str] = REQUIREMENTS) -> Path:
+    """Install Quantum ESPRESSO and its pseudopotentials by pip into a private folder.
+
+    The packages go to a folder of their own, without their dependencies: nothing of them is ever imported.
+
+    Parameters
+    ----------
+    force
+        Install again what is there already.
+    requirements
+        What pip is asked for.
+
+    Returns
+    -------
+    Path
+        The folder; complete, or the old one untouched.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If pip fails: no network, or no build for this Python or machine.
+    """
+    home = espresso_home()
+    if pip_library() and psp8_folder() and not force:
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
+    try:
+        _pip_install(temporary, requirements)
+        for part in (_LIBRARY, _PSP8):
+            if not (temporary / part).exists():
+                raise EngineUnavailableError(
+                    f"The packages {', '.join(requirements)} were installed but hold no '{part}'.",
+                    remedy="Install pw.x another way (package 'quantum-espresso'), or use '--engine xtb'.",
+                )
+        temporary.chmod(0o755)
+        if home.exists():
+            home.rename(Path(tempfile.mkdtemp(prefix=f".{home.name}-old-", dir=home.parent)) / home.name)
+        temporary.rename(home)
+    finally:
+        for leftover in (temporary, *home.parent.glob(f".{home.name}-old-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return home
+
+
+def _pip_install(target: Path, requirements: Sequence[str]) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    command += ["--target", str(target), *requirements]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 0:
+        return
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no message")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    raise EngineUnavailableError(
+        f"pip could not install Quantum ESPRESSO ({', '.join(requirements)}) for Python {version}: {reason}",
+        remedy="Check the network, or install pw.x another way (package 'quantum-espresso' of Debian and conda-forge), "
+        "or take the instant engine with '--engine xtb'.",
+    )

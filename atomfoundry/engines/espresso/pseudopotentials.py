@@ -1,0 +1,96 @@
+"""Which pseudopotential files Quantum ESPRESSO gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from atomfoundry.engines.espresso.install import psp8_folder
+from atomfoundry.engines.espresso.upf import cached_upf
+from atomfoundry.errors import EngineUnavailableError
+from atomfoundry.settings import settings
+
+FAMILY = "SPMS-PBE-v1.0"
+"""ONCV pseudopotentials of M. F. Shojaei et al., Comput. Phys. Commun. 283, 108594 (2023)."""
+
+# Elements of the family; a test compares this with the installed files.
+SPMS_ELEMENTS = frozenset(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
+    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi".split()
+)
+
+
+def family_name() -> str:
+    """Return the name of the pseudopotentials in use, as the level of theory records it."""
+    folder = settings().espresso_pseudo_dir
+    return FAMILY if folder is None else f"UPF:{folder.expanduser().name}"
+
+
+def own_upf_files() -> dict[str, Path] | None:
+    """Return the user's UPF files by element, or None without the setting ``espresso_pseudo_dir``.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the folder is missing.
+    """
+    folder = settings().espresso_pseudo_dir
+    if folder is None:
+        return None
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise EngineUnavailableError(
+            f"The pseudopotential folder {folder} does not exist.",
+            remedy="Correct ATOMFOUNDRY_ESPRESSO_PSEUDO_DIR, or unset it to use the SPMS family.",
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".upf")
+    return {path.name.split(".")[0].capitalize(): path for path in reversed(files)}
+
+
+def supported_elements() -> set[str]:
+    """Return the elements with a pseudopotential, known without any installation for the SPMS family."""
+    own = own_upf_files()
+    return set(SPMS_ELEMENTS) if own is None else set(own)
+
+
+def upf_files(elements: Iterable[str]) -> dict[str, Path]:
+    """Return the UPF files of elements, converted when needed.
+
+    Parameters
+    ----------
+    elements
+        Chemical symbols.
+
+    Returns
+    -------
+    dict of str to Path
+        All in one folder.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the pseudopotentials, or one element's, are not there.
+    """
+    wanted = sorted(set(elements))
+    own = own_upf_files()
+    if own is None:
+        folder = psp8_folder()
+        if folder is None:
+            raise EngineUnavailableError(
+                "The SPMS pseudopotentials are not installed.",
+                remedy="Run 'atomfoundry engine install espresso', or name a folder of UPF files in "
+                "ATOMFOUNDRY_ESPRESSO_PSEUDO_DIR, or use '--engine xtb'.",
+            )
+        sources = {path.name.split("_")[1]: path for path in sorted(folder.glob("*.psp8"))}
+    else:
+        sources = own
+    missing = [element for element in wanted if element not in sources]
+    if missing:
+        raise EngineUnavailableError(
+            f"No pseudopotential for {', '.join(missing)} in {folder if own is None else settings().espresso_pseudo_dir}.",
+            remedy="Add the files, or leave these elements out.",
+        )
+    if own is not None:
+        return {element: own[element] for element in wanted}
+    cache = settings().home_dir / "pseudopotentials" / FAMILY
+    return {element: cached_upf(sources[element], cache) for element in wanted}
