@@ -1,0 +1,174 @@
+"""Training, fine-tuning, uncertainty and exploration as jobs, on an analytic potential."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from jobflow import Flow, run_locally
+
+from atomfoundry.datasets import attach_labels, split, with_metadata
+from atomfoundry.documents import DatasetDoc, LevelOfTheory
+from atomfoundry.makers.active_learning import ExploreMaker
+from atomfoundry.makers.dataset import describe_dataset
+from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
+from atomfoundry.makers.frames import open_dataset, structure_set
+from atomfoundry.makers.train import TrainMaker
+from atomfoundry.makers.uncertainty import UncertaintyMaker
+from atomfoundry.results import Project, use_project
+
+LEVEL = LevelOfTheory(code="matscipy", method="Stillinger-Weber")
+ARCHITECTURE = {
+    "cutoff": 4.0,
+    "num_channels": 4,
+    "latent_dims": [16],
+    "two_body_dims": [8, 16],
+    "edge_energy_dims": [8],
+}
+SHORT = {"max_epochs": 3, "batch_size": 5}
+
+
+def labelled(atoms: Atoms, group: str) -> Atoms:
+    from matscipy.calculators.manybody import Manybody
+    from matscipy.calculators.manybody.explicit_forms import StillingerWeber
+    from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
+        Stillinger_Weber_PRB_31_5262_Si as PARAMETERS,
+    )
+
+    frame = atoms.copy()
+    frame.calc = Manybody(**StillingerWeber(PARAMETERS))
+    labels = frame.get_potential_energy(), frame.get_forces(), frame.get_stress()
+    frame.calc = None
+    frame = with_metadata(frame, group_id=group, sampling="strain", level=LEVEL.id, source="test")
+    return attach_labels(frame, *labels)
+
+
+def dataset(name: str, cell: Atoms, strains: Any, seed: int) -> DatasetDoc:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for strain in strains:
+        for _ in range(3):
+            atoms = cell.copy()
+            atoms.set_cell(atoms.cell * (1 + strain), scale_atoms=True)
+            atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+            frames.append(labelled(atoms, f"{name}-{strain:.3f}"))
+    splits = split([atoms.info["group_id"] for atoms in frames], fractions=(0.6, 0.2, 0.2), seed=0)
+    return describe_dataset(frames, name=name, level=LEVEL, energies={"Si": 0.0}, splits=splits, rejected=[])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    project = Project.open_or_create(tmp_path_factory.mktemp("modelling") / "project")
+    with use_project(project):
+        yield project
+
+
+@pytest.fixture(scope="module")
+def chain(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    base = dataset("base", bulk("Si"), np.linspace(-0.06, 0.06, 6), 0)
+    task = dataset("task", bulk("Si", "sc", a=2.5) * (2, 1, 1), np.linspace(-0.04, 0.04, 5), 1)
+    crystals = structure_set([with_metadata(bulk("Si"), group_id="si", sampling="input", source="test")], name="si")
+    jobs = {"train": TrainMaker(architecture=ARCHITECTURE, training=SHORT).make({"pt": base})}
+    for method in ("naive", "replay"):
+        maker = FineTuneMaker(name=method, method=method, training=SHORT)
+        jobs[method] = maker.make(jobs["train"].output, task, base)
+    jobs["forgetting"] = ForgettingMaker().make(
+        jobs["train"].output, jobs["naive"].output, jobs["replay"].output, base, task
+    )
+    jobs["uncertainty"] = UncertaintyMaker().make(jobs["replay"].output, {"pt": base, "ft": task})
+    jobs["explore"] = ExploreMaker(temperatures=[400.0], n_steps=20, n_select=2).make(
+        jobs["replay"].output, jobs["uncertainty"].output, crystals, base
+    )
+    jobs["final"] = TrainMaker(name="final", kind="active_learning", training=SHORT).make(
+        {"pt": base, "ft": task}, start=jobs["replay"].output
+    )
+    root = tmp_path_factory.mktemp("jobs")
+    done = run_locally(
+        Flow(list(jobs.values())),
+        store=project.job_store(),
+        create_folders=True,
+        root_dir=root,
+        ensure_success=True,
+    )
+    documents = {name: done[job.uuid][1].output for name, job in jobs.items()}
+    return {**documents, "base": base, "task": task, "uuids": {name: job.uuid for name, job in jobs.items()}}
+
+
+def test_training_is_documented(chain: dict[str, Any], project: Project) -> None:
+    doc = chain["train"]
+    assert doc.n_epochs == len(doc.history) == 3
+    assert {(m.split, m.head) for m in doc.metrics} == {("train", "pt"), ("valid", "pt"), ("test", "pt")}
+    table = pq.read_table(project.artifacts.fetch(doc.predictions))
+    assert table.num_rows == chain["base"].n_frames
+    assert doc.heads[0].datasets == [chain["base"].dataset.sha256]
+    assert doc.provenance is not None
+    assert doc.provenance.job_uuid == chain["uuids"]["train"]
+    assert sorted(path.name for path in project.artifacts.fetch(doc.model).iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_stored_predictions_are_the_model_s(chain: dict[str, Any], project: Project) -> None:
+    from atomfoundry.models import FoundryCalculator, load_model
+
+    doc = chain["final"]
+    rows = pq.read_table(project.artifacts.fetch(doc.predictions)).to_pylist()
+    frames = {atoms.info["frame_id"]: atoms for atoms in open_dataset(chain["base"].dataset).frames()}
+    calculator = FoundryCalculator(load_model(project.artifacts.fetch(doc.model)), head="pt")
+    row = next(row for row in rows if row["head"] == "pt" and row["split"] == "test")
+    atoms = frames[row["frame_id"]].copy()
+    atoms.calc = calculator
+    assert atoms.get_potential_energy() == pytest.approx(row["energy_pred"], abs=1e-5)
+    assert np.allclose(atoms.get_forces().ravel(), row["forces_pred"], atol=1e-5)
+
+
+def test_fine_tuning_keeps_both_heads(chain: dict[str, Any]) -> None:
+    for method in ("naive", "replay"):
+        assert [head.name for head in chain[method].heads] == ["pt", "ft"]
+        assert chain[method].kind == method
+    assert [head.name for head in chain["final"].heads] == ["pt", "ft"]
+    records = {(r.method, r.head, r.quantity) for r in chain["forgetting"].records}
+    assert {(m, h, "forces") for m in ("naive", "replay") for h in ("pt", "ft")} <= records
+    assert all(r.ratio == pytest.approx(r.after / r.before) for r in chain["forgetting"].records)
+
+
+def test_naive_sees_as_many_frames_as_replay(chain: dict[str, Any]) -> None:
+    shown = chain["base"].splits["train"] + chain["task"].splits["train"]
+    assert chain["naive"].n_epochs == round(3 * shown / chain["task"].splits["train"])
+
+
+def test_exploration_is_honest(chain: dict[str, Any]) -> None:
+    doc = chain["explore"]
+    (run,) = doc.trajectories
+    assert run.structure == "Si8 at 400 K"
+    assert len(run.sigma_max) == len(run.times) >= 1
+    assert doc.n_selected == len(open_dataset(doc.selected)) <= 2
+    assert doc.n_selected + sum(doc.n_rejected.values()) == doc.n_candidates
+    assert set(doc.thresholds) == {"low", "high"}
+
+
+def test_uncertainty_belongs_to_its_model(chain: dict[str, Any]) -> None:
+    doc = chain["uncertainty"]
+    assert doc.model_sha256 == chain["replay"].model.sha256
+    assert set(doc.alpha) == {"pt", "ft"}
+    assert all(alpha > 0 for alpha in doc.alpha.values())
+
+
+def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_path: Path) -> None:
+    from atomfoundry.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match="max_epoch"):
+        TrainMaker(training={"max_epoch": 3}).make.original(
+            TrainMaker(training={"max_epoch": 3}), {"pt": chain["base"]}
+        )
+    with pytest.raises(ConfigurationError, match="cut_off"):
+        TrainMaker(architecture={"cut_off": 3}).make.original(
+            TrainMaker(architecture={"cut_off": 3}), {"pt": chain["base"]}
+        )
