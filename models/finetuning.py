@@ -386,28 +386,36 @@ def forgetting_ratios(
 
 def measure_forgetting(
     pretrained: Allegro,
-    tuned: FineTuning,
+    tuned: Allegro,
     tasks: Mapping[str, Sequence[Atoms]],
+    *,
+    method: str,
+    old_head: str = "pt",
+    fine_head: str = FINE_HEAD,
 ) -> list[ForgettingRecord]:
-    """Evaluate both models on tasks at the pretraining level, with the old head and with the new one.
+    """Evaluate both models on tasks at the pretraining level, with the new head and with the old one.
+
+    The new head is what is deployed, the old one what is retained; the paper does not say which it used.
 
     Parameters
     ----------
-    pretrained
-        The model before.
-    tuned
-        The model after.
+    pretrained, tuned
+        The model before and after.
     tasks
         Name -> labelled frames that neither training saw; not the fine-tuning task.
+    method
+        'naive' or 'replay', for the records.
+    old_head, fine_head
+        Names of the heads.
     """
     records = []
-    old = {t: evaluate(pretrained, list(f), head=tuned.old_head, split=t) for t, f in tasks.items()}
-    for head in (tuned.fine_head, tuned.old_head):
-        new = {t: evaluate(tuned.model, list(f), head=head, split=t) for t, f in tasks.items()}
+    old = {t: evaluate(pretrained, list(f), head=old_head, split=t) for t, f in tasks.items()}
+    for head in (fine_head, old_head):
+        new = {t: evaluate(tuned, list(f), head=head, split=t) for t, f in tasks.items()}
         records += forgetting_ratios(
             {task: metrics for task, (metrics, _) in old.items()},
             {task: metrics for task, (metrics, _) in new.items()},
-            method=tuned.method,
+            method=method,
             shifted_before={task: p.shifted_energy_rmse() for task, (_, p) in old.items()},
             shifted_after={task: p.shifted_energy_rmse() for task, (_, p) in new.items()},
         )
