@@ -102,7 +102,7 @@ def explore(
 
     if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
         raise InputError(
-            f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, looked at every {interval}: "
+            f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, every {interval}: "
             "all must be positive."
         )
     chosen_head = uncertainty.head(head)
@@ -251,7 +251,8 @@ class Selection:
     indices
         Into the candidates.
     n_rejected
-        Reason -> candidates: 'min_distance', 'temperature', 'certain', 'lost', 'duplicate', 'quota', 'surplus'.
+        Reason -> candidates: 'min_distance', 'temperature', 'certain', 'lost', 'duplicate', 'quota',
+        'surplus'.
     """
 
     frames: list[Atoms]
@@ -274,8 +275,8 @@ def select_frames(
 ) -> Selection:
     """Choose frames that are uncertain and unlike each other and the training set (ALGORITHMS 5.4).
 
-    Refused are collisions, overheated frames, those at or below the low threshold ('certain') or above the high
-    one ('lost'), and duplicates; then greedily the largest sigma^exponent x distance to what is known.
+    Refused are collisions, overheated frames, those at or below the low threshold ('certain') or above the
+    high one ('lost'), and duplicates; then greedily the largest sigma^exponent x distance to what is known.
 
     Parameters
     ----------

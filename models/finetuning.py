@@ -390,23 +390,23 @@ def measure_forgetting(
     tasks: Mapping[str, Sequence[Atoms]],
     *,
     method: str,
-    old_head: str,
+    old_head: str = "pt",
     fine_head: str = FINE_HEAD,
 ) -> list[ForgettingRecord]:
-    """Evaluate both models on tasks at the pretraining level, with the old head and with the new one.
+    """Evaluate both models on tasks at the pretraining level, with the new head and with the old one.
+
+    The new head is what is deployed, the old one what is retained; the paper does not say which it used.
 
     Parameters
     ----------
-    pretrained
-        The model before.
-    tuned
-        The model after.
+    pretrained, tuned
+        The model before and after.
     tasks
         Name -> labelled frames that neither training saw; not the fine-tuning task.
     method
-        'naive' or 'replay'.
+        'naive' or 'replay', for the records.
     old_head, fine_head
-        Heads of the tuned model.
+        Names of the heads.
     """
     records = []
     old = {t: evaluate(pretrained, list(f), head=old_head, split=t) for t, f in tasks.items()}

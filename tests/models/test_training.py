@@ -1,0 +1,355 @@
+"""The training loop: it learns, repeats itself bit for bit, goes on where it was, and says what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors import safe_open
+
+from atomfoundry.datasets import frame_id
+from atomfoundry.errors import TrainingError
+from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.model import Allegro
+from atomfoundry.models.graph import build_graph
+from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from atomfoundry.models.training.loader import plan_batches, prepare_graphs
+from atomfoundry.models.training.schedule import MovingAverage, Schedule
+from atomfoundry.models.training.settings import LossSettings, TrainingSettings
+from atomfoundry.models.training.trainer import train
+
+CUTOFF = 4.5
+
+
+def labelled(atoms, keys=("energy", "forces", "stress")):
+    """Lennard-Jones argon-like labels."""
+    atoms = atoms.copy()
+    atoms.calc = LennardJones(sigma=2.6, epsilon=0.3, rc=6.0, smooth=True)
+    results = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress() if atoms.pbc.all() else None,
+    }
+    atoms.calc = SinglePointCalculator(atoms, **{k: results[k] for k in keys if results[k] is not None})
+    atoms.info["frame_id"] = frame_id(atoms)
+    return atoms
+
+
+def crystals(n=8, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Ar", "fcc", a=4.1 * rng.uniform(0.97, 1.06)) * (2, 1, 1)
+        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+        frames.append(labelled(atoms))
+    return frames
+
+
+def config(heads=None, dtype="float32", **changes):
+    values = {
+        "type_names": ["Ar"],
+        "cutoff": CUTOFF,
+        "num_channels": 4,
+        "l_max": 1,
+        "n_layers": 1,
+        "two_body_dims": [8, 8],
+        "latent_dims": [8, 8],
+        "edge_energy_dims": [8],
+        "avg_num_neighbors": 16.0,
+        "heads": heads or [HeadConfig(isolated_energies={"Ar": 0.0}, scale=0.5)],
+        "dtype": dtype,
+        "seed": 1,
+    }
+    return AllegroConfig(**(values | changes))
+
+
+def settings(**changes):
+    values = {"max_epochs": 6, "batch_size": 3, "lr": 0.01, "seed": 3}
+    return TrainingSettings(**(values | changes))
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def losses(result):
+    return [(r.epoch, r.train_loss, r.valid_loss, r.learning_rate) for r in result.history]
+
+
+def test_it_learns_and_returns_the_best_averaged_weights():
+    seen = []
+    result = train(
+        config(), crystals(), crystals(3, seed=9), settings=settings(max_epochs=30), callback=seen.append
+    )
+    assert result.stop_reason == "max_epochs"
+    assert result.n_epochs == len(result.history) == 30
+    assert seen == result.history
+    assert result.history[-1].train_loss < 0.2 * result.history[0].train_loss
+    assert result.best_loss == min(r.valid_loss for r in result.history)
+    assert result.history[-1].energy_mae < 0.2 * result.history[0].energy_mae
+    assert set(result.gradient_shares) == {"pt/energy", "pt/forces", "pt/stress"}
+    assert sum(result.gradient_shares.values()) == pytest.approx(1.0)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    runs = [train(config(), crystals(), crystals(2, seed=9), settings=settings()) for _ in range(2)]
+    assert losses(runs[0]) == losses(runs[1])
+    assert equal(weights(runs[0].model), weights(runs[1].model))
+    other = train(config(), crystals(), crystals(2, seed=9), settings=settings(seed=4))
+    assert losses(other) != losses(runs[0])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"amsgrad": True, "ema_decay": None, "schedule": "plateau", "plateau_patience": 1},
+        {"stage_two_fraction": 0.5, "clip_norm": 1.0},
+    ],
+)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, changes):
+    frames, valid = crystals(), crystals(2, seed=9)
+    asked = settings(checkpoint_epochs=1, **changes)
+    whole = train(config(), frames, valid, settings=asked, directory=tmp_path / "whole")
+
+    def kill(record):
+        if record.epoch == 3:
+            raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(config(), frames, valid, settings=asked, directory=tmp_path / "cut", callback=kill)
+    resumed = train(config(), frames, valid, settings=asked, directory=tmp_path / "cut")
+    assert losses(resumed) == losses(whole)
+    assert equal(weights(resumed.model), weights(whole.model))
+    assert (resumed.best_epoch, resumed.best_loss) == (whole.best_epoch, whole.best_loss)
+
+
+def test_a_checkpoint_within_an_epoch_goes_on_with_the_next_batch(tmp_path, monkeypatch):
+    frames = crystals()
+    asked = settings(checkpoint_interval_s=1e-9)
+    whole = train(config(), frames, settings=asked, directory=tmp_path / "whole")
+    from atomfoundry.models.training.trainer import _Trainer
+
+    step, done = _Trainer._step, []
+
+    def dying(self, batch, progress):
+        if len(done) == 4:
+            raise Killed
+        done.append(1)
+        step(self, batch, progress)
+
+    monkeypatch.setattr(_Trainer, "_step", dying)
+    with pytest.raises(Killed):
+        train(config(), frames, settings=asked, directory=tmp_path / "cut")
+    monkeypatch.setattr(_Trainer, "_step", step)
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint").state["progress"]["step"] == 1
+    resumed = train(config(), frames, settings=asked, directory=tmp_path / "cut")
+    assert losses(resumed) == losses(whole)
+    assert equal(weights(resumed.model), weights(whole.model))
+
+
+def test_a_finished_training_returns_at_once(tmp_path):
+    frames = crystals()
+    first = train(config(), frames, settings=settings(), directory=tmp_path)
+    seen = []
+    again = train(config(), frames, settings=settings(), directory=tmp_path, callback=seen.append)
+    assert seen == []
+    assert again.history == first.history
+    assert equal(weights(again.model), weights(first.model))
+
+
+@pytest.mark.parametrize("what", ["settings", "data", "model"])
+def test_a_foreign_checkpoint_is_refused(tmp_path, what):
+    train(config(), crystals(), settings=settings(max_epochs=1), directory=tmp_path)
+    changed = {
+        "settings": (config(), crystals(), settings(max_epochs=1, lr=0.02)),
+        "data": (config(), crystals(seed=5), settings(max_epochs=1)),
+        "model": (config(seed=2), crystals(), settings(max_epochs=1)),
+    }[what]
+    with pytest.raises(TrainingError, match=f"{what} differ"):
+        train(changed[0], changed[1], settings=changed[2], directory=tmp_path)
+
+
+def test_a_corrupt_checkpoint_is_an_error(tmp_path):
+    train(config(), crystals(), settings=settings(max_epochs=1), directory=tmp_path)
+    file = tmp_path / "checkpoint" / CHECKPOINT_FILE
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(TrainingError, match="corrupt"):
+        train(config(), crystals(), settings=settings(max_epochs=1), directory=tmp_path)
+
+
+def test_the_checkpoint_is_one_plain_file(tmp_path):
+    train(config(), crystals(), settings=settings(max_epochs=1), directory=tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoint").iterdir()] == [CHECKPOINT_FILE]
+    with safe_open(tmp_path / "checkpoint" / CHECKPOINT_FILE, framework="pt") as file:
+        groups = {name.split("/")[0] for name in file.keys()}  # noqa: SIM118
+    assert groups == {"model", "ema", "optimizer", "rng"}
+
+
+def test_missing_labels_and_isolated_atoms_are_fine():
+    molecule = labelled(Atoms("Ar2", positions=[[0, 0, 0], [2.8, 0, 0]]))
+    frames = [
+        *crystals(3),
+        molecule,
+        labelled(bulk("Ar", a=4.1), keys=("energy",)),
+        labelled(bulk("Ar", a=4.0), keys=("forces",)),
+        labelled(Atoms("Ar")),
+    ]
+    result = train(config(), frames, frames, settings=settings(max_epochs=2))
+    assert np.isfinite([r.train_loss for r in result.history]).all()
+    without = train(config(), frames[:-1], frames[:-1], settings=settings(max_epochs=2))
+    assert losses(without) == losses(result)
+
+
+def test_graphs_may_be_built_before():
+    model = Allegro(config())
+    graphs = prepare_graphs(model, crystals())
+    first = train(model, graphs, settings=settings(max_epochs=2))
+    second = train(config(), crystals(), settings=settings(max_epochs=2))
+    assert losses(first) == losses(second)
+
+
+def test_early_stop_counts_bad_evaluations():
+    result = train(
+        config(),
+        crystals(),
+        crystals(2, seed=9),
+        settings=settings(max_epochs=50, lr=1e-9, ema_decay=None, patience=2, schedule="constant"),
+    )
+    assert result.stop_reason in ("early_stop", "max_epochs")
+    flat = train(
+        config(), crystals(), crystals(2, seed=9), settings=settings(max_epochs=50, lr=3.0, patience=2)
+    )
+    assert flat.stop_reason == "early_stop"
+    assert flat.n_epochs < 50
+    assert flat.best_epoch < flat.n_epochs
+
+
+def test_what_needs_validation_says_so():
+    with pytest.raises(TrainingError, match="patience"):
+        train(config(), crystals(), settings=settings(patience=3))
+    with pytest.raises(TrainingError, match="plateau"):
+        train(config(), crystals(), settings=settings(schedule="plateau"))
+
+
+def test_a_plateau_ends_below_the_smallest_learning_rate():
+    asked = settings(
+        max_epochs=60, lr=2.0, schedule="plateau", plateau_patience=1, min_lr=0.5, ema_decay=None
+    )
+    result = train(config(), crystals(), crystals(2, seed=9), settings=asked)
+    assert result.stop_reason == "min_lr"
+
+
+def test_a_time_limit_stops_and_a_longer_one_goes_on(tmp_path):
+    asked = settings(max_wall_time_s=1e-6)
+    stopped = train(config(), crystals(), settings=asked, directory=tmp_path)
+    assert (stopped.stop_reason, stopped.n_epochs) == ("wall_time", 0)
+    resumed = train(config(), crystals(), settings=settings(), directory=tmp_path)
+    assert (resumed.stop_reason, resumed.n_epochs) == ("max_epochs", 6)
+    assert losses(resumed) == losses(train(config(), crystals(), settings=settings()))
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(TrainingError, match="no training frame"):
+        train(config(), [labelled(Atoms("Ar"))], settings=settings())
+
+
+def test_forces_that_are_all_missing_cannot_normalise():
+    asked = settings(loss=LossSettings(normalise_by_force_rms=True, stress_unit="GPa"))
+    with pytest.raises(TrainingError, match="force RMS"):
+        train(config(), [labelled(f, keys=("energy",)) for f in crystals(2)], settings=asked)
+
+
+def test_nan_losses_skip_halve_and_abort():
+    broken = crystals(1)[0]
+    broken.info["weight"] = float("inf")
+    frames = [*crystals(2, seed=1), broken]
+    asked = settings(max_epochs=4, batch_size=1)
+    result = train(config(), frames, settings=asked)
+    assert result.n_skipped == 4
+    assert np.isfinite([r.train_loss for r in result.history]).all()
+    with pytest.raises(TrainingError, match=broken.info["frame_id"]):
+        train(config(), [broken], settings=settings(max_epochs=20, batch_size=1))
+
+
+def test_one_head_leaves_the_other_readout_alone():
+    heads = [HeadConfig(name=n, isolated_energies={"Ar": 0.0}) for n in ("pt", "ft")]
+    model = Allegro(config(heads))
+    before = weights(model)
+    train(model, {"pt": crystals()}, settings=settings(max_epochs=2))
+    after = weights(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("readouts.heads.0") for name in moved)
+    assert not any(name.startswith("readouts.heads.1") for name in moved)
+    assert any(name.startswith("two_body") for name in moved)
+
+
+@pytest.mark.parametrize("part", ["descriptor", "two_body"])
+def test_frozen_parts_do_not_move(part):
+    model = Allegro(config())
+    before = weights(model)
+    train(model, crystals(), settings=settings(max_epochs=1, freeze=part))
+    moved = {n for n, v in weights(model).items() if not torch.equal(v, before[n])}
+    readouts = {n for n in before if n.startswith("readouts.")}
+    if part == "descriptor":
+        assert moved == readouts
+    else:
+        assert readouts < moved
+        assert not any(n.startswith(("embedding.", "two_body.")) for n in moved)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_batches_mix_heads_and_keep_limits():
+    frames = crystals(1)
+    graphs = [build_graph(frames[0], cutoff=CUTOFF, type_names=["Ar"], head=h) for h in [0] * 12 + [1] * 4]
+    size = graphs[0].edge_index.shape[1]
+    plan = plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
+    assert sorted(index for batch in plan for index in batch) == list(range(16))
+    assert [sum(i >= 12 for i in batch) for batch in plan] == [1, 1, 1, 1]
+    assert plan == plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
+    assert plan != plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=1)
+    small = plan_batches(graphs, batch_size=4, max_edges=2 * size, seed=0, epoch=0)
+    assert {len(batch) for batch in small} == {2}
+    alone = plan_batches(graphs, batch_size=4, max_edges=size - 1, seed=0, epoch=0)
+    assert {len(batch) for batch in alone} == {1}
+
+
+def test_learning_rates():
+    cosine = Schedule(TrainingSettings(lr=1.0, warmup_fraction=0.1, final_lr_fraction=0.01))
+    assert cosine.learning_rate(0.05) == pytest.approx(0.5)
+    assert cosine.learning_rate(0.1) == pytest.approx(1.0)
+    assert cosine.learning_rate(0.55) == pytest.approx(0.505)
+    assert cosine.learning_rate(1.0) == pytest.approx(0.01)
+    constant = Schedule(TrainingSettings(lr=1.0, schedule="constant", warmup_fraction=0.0))
+    assert constant.learning_rate(1e-9) == constant.learning_rate(1.0) == 1.0
+    plateau = Schedule(TrainingSettings(lr=1.0, schedule="plateau", plateau_patience=2, plateau_factor=0.5))
+    for loss in (3.0, 2.0, 2.5, 2.5):
+        plateau.evaluated(loss)
+    assert plateau.state.factor == 1.0
+    plateau.evaluated(2.5)
+    assert plateau.state.factor == 0.5
+
+
+def test_moving_average_ramps_up():
+    value = torch.tensor([0.0])
+    average = MovingAverage([("w", value)], decay=0.9)
+    expected = 0.0
+    for step in range(200):
+        value = torch.tensor([float(step)])
+        average.update([("w", value)])
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.values["w"].item() == pytest.approx(expected, rel=1e-5)
