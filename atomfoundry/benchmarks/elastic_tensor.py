@@ -11,7 +11,6 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 _ROWS = np.array([pair[0] for pair in VOIGT])
 _COLUMNS = np.array([pair[1] for pair in VOIGT])
-_INDEX = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
 _MANDEL = np.sqrt([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
 
 WELL_DETERMINED = 0.1
@@ -71,9 +70,16 @@ def rotate_tensor(tensor: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     ndarray of shape (6, 6)
         ``C'_ijkl = R_ia R_jb R_kc R_ld C_abcd``.
     """
-    full = tensor[_INDEX[:, :, None, None], _INDEX[None, None, :, :]]
-    rotated = np.einsum("ia,jb,kc,ld,abcd->ijkl", rotation, rotation, rotation, rotation, full, optimize=True)
-    return rotated[_ROWS[:, None], _COLUMNS[:, None], _ROWS[None, :], _COLUMNS[None, :]]
+    bond = _bond_matrices(rotation[None])[0]
+    return bond @ tensor @ bond.T
+
+
+def _bond_matrices(rotations: np.ndarray) -> np.ndarray:
+    """Return how Voigt stresses turn, (G, 6, 6): ``sigma'_ij = R_ik R_jl sigma_kl`` (Bond 1943)."""
+    left, right = rotations[:, _ROWS], rotations[:, _COLUMNS]
+    bond = left[:, :, _ROWS] * right[:, :, _COLUMNS]
+    swapped = left[:, :, _COLUMNS] * right[:, :, _ROWS]
+    return bond + np.where(_ROWS == _COLUMNS, 0.0, swapped)
 
 
 def invariant_tensors(rotations: np.ndarray | None = None) -> np.ndarray:
@@ -92,12 +98,13 @@ def invariant_tensors(rotations: np.ndarray | None = None) -> np.ndarray:
     if rotations is None:
         rotations = np.eye(3)[None]
     weights = np.outer(_MANDEL, _MANDEL)
+    turns = _bond_matrices(rotations) * _MANDEL[:, None] / _MANDEL[None, :]
     averages = []
     for i in range(6):
         for j in range(i, 6):
             unit = np.zeros((6, 6))
             unit[i, j] = unit[j, i] = 1.0 if i == j else np.sqrt(0.5)
-            averages.append(np.mean([weights * rotate_tensor(unit / weights, r) for r in rotations], axis=0))
+            averages.append((turns @ unit @ turns.transpose(0, 2, 1)).mean(axis=0))
     # In Mandel's notation the group average is an orthogonal projection: its singular values are 0 or 1.
     _, values, basis = np.linalg.svd(np.reshape(averages, (21, 36)))
     return basis[: int((values > 0.5).sum())].reshape(-1, 6, 6) / weights

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EquationOfState(GridBenchmark):
-    """Third-order Birch-Murnaghan parameters of a crystal.
+    """Third-order Birch-Murnaghan parameters of a crystal under isotropic strain (the cell keeps its shape).
 
     Parameters
     ----------

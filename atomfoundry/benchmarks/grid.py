@@ -202,7 +202,8 @@ class GridBenchmark(Benchmark):
 
     def _items(self, atoms: Atoms | None) -> list[Item]:
         return [
-            Item(label=structure.info["item"], structure=structure) for structure in self.structures(atoms)
+            Item(label=structure.info["source"].rsplit(":", 1)[1], structure=structure)
+            for structure in self.structures(atoms)
         ]
 
     def _system(self, atoms: Atoms | None) -> str:
@@ -263,7 +264,6 @@ def tag(structure: Atoms, *, benchmark: str, system: str, item: str, sampling: s
     charge = structure.info.get("charge", 0)
     spin = structure.info.get("spin_multiplicity")
     structure.info = {
-        "item": item,
         "group_id": group,
         "source": f"benchmark:{benchmark}:{system}:{item}",
         "sampling": sampling,

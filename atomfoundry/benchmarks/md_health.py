@@ -1,4 +1,4 @@
-"""Signs that a molecular dynamics run has broken down."""
+"""Starting a molecular dynamics run, and the signs that it has broken down."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from ase.units import kB
-from matscipy.neighbours import neighbour_list
 
 from atomfoundry.errors import LabelError
 
@@ -42,6 +42,33 @@ def degrees_of_freedom(atoms: Atoms) -> int:
     extents = np.linalg.svd(centred, compute_uv=False)
     linear = extents[1] <= 1e-6 * extents[0]
     return free - (2 if linear else 3)
+
+
+def remove_overall_motion(atoms: Atoms) -> None:
+    """Take out the translation and, for molecules, the rotation of the whole, which are no temperature.
+
+    Parameters
+    ----------
+    atoms
+        Its momenta are changed in place.
+    """
+    masses = atoms.get_masses()[:, None]
+    velocities = atoms.get_velocities()
+    velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+    if not atoms.pbc.any():
+        arms = atoms.positions - atoms.get_center_of_mass()
+        momentum = (masses * np.cross(arms, velocities)).sum(axis=0)
+        inertia = (masses[:, :, None] * _inertia(arms)).sum(axis=0)
+        # A linear molecule has no moment of inertia about its axis, hence the pseudo-inverse.
+        rate = np.linalg.pinv(inertia, rcond=1e-9, hermitian=True) @ momentum
+        velocities -= np.cross(rate, arms)
+    atoms.set_velocities(velocities)
+
+
+def _inertia(arms: np.ndarray) -> np.ndarray:
+    """Return ``r^2 1 - r r^T`` of every arm, (N, 3, 3)."""
+    squares = (arms**2).sum(axis=1)[:, None, None]
+    return squares * np.eye(3) - arms[:, :, None] * arms[:, None, :]
 
 
 class HealthCheck:
@@ -104,7 +131,7 @@ class HealthCheck:
 
     def _check_distances(self, step: int) -> None:
         radii = covalent_radii[self.atoms.numbers]
-        i, j, distance = neighbour_list("ijd", self.atoms, float(2 * CLOSEST * radii.max()))
+        i, j, distance = neighbor_list("ijd", self.atoms, float(2 * CLOSEST * radii.max()))
         close = distance < CLOSEST * (radii[i] + radii[j])
         if close.any():
             worst = int(np.argmin(np.where(close, distance, np.inf)))

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from atomfoundry.benchmarks.base import Benchmark, calculator_label, system_label
 from atomfoundry.benchmarks.labelling import calculator_boundary, consistent_energy
-from atomfoundry.benchmarks.md_health import HealthCheck, degrees_of_freedom
+from atomfoundry.benchmarks.md_health import HealthCheck, degrees_of_freedom, remove_overall_motion
 from atomfoundry.benchmarks.records import Failure
 from atomfoundry.errors import ConfigurationError, LabelError, StructureError
 
@@ -175,8 +174,9 @@ class NVEDrift(Benchmark):
     def _equilibrate(self, moving: Atoms) -> None:
         rng = np.random.default_rng(self.seed)
         target = 2 * self.temperature if self.start == "double" else self.temperature
-        MaxwellBoltzmannDistribution(moving, temperature_K=target, rng=rng)
-        _stop_drifting(moving)
+        spread = np.sqrt(units.kB * target * moving.get_masses())[:, None]
+        moving.set_momenta(spread * rng.standard_normal((len(moving), 3)))
+        remove_overall_motion(moving)
         kinetic = moving.get_kinetic_energy()
         wanted = 0.5 * degrees_of_freedom(moving) * units.kB * target
         moving.set_momenta(moving.get_momenta() * np.sqrt(wanted / kinetic))
@@ -198,7 +198,7 @@ class NVEDrift(Benchmark):
         for step, _ in enumerate(dynamics.irun(steps)):
             health.check(step, consistent_energy(moving) + moving.get_kinetic_energy(), conserved=False)
         if self.start == "langevin":
-            _stop_drifting(moving)
+            remove_overall_motion(moving)
 
     def _measure(self, moving: Atoms, curve: _Curve) -> None:
         dynamics = VelocityVerlet(moving, self.timestep * units.fs)
@@ -262,10 +262,3 @@ class _Curve:
             }
             for i in chosen
         ]
-
-
-def _stop_drifting(moving: Atoms) -> None:
-    """Take out the motion of the whole, which is no temperature."""
-    Stationary(moving)
-    if not moving.pbc.any():
-        ZeroRotation(moving)

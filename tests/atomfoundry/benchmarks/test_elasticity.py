@@ -86,7 +86,7 @@ def test_shear_amplitudes_extrapolate_to_the_same_constant(calculators, lj_fcc):
 
 def test_small_profile_costs_four_labels_and_agrees(calculators, lj_fcc):
     small = Elasticity.small()
-    assert [frame.info["item"] for frame in small.structures(lj_fcc)] == [
+    assert [frame.info["source"].split(":")[-1] for frame in small.structures(lj_fcc)] == [
         "xx -0.01000",
         "xx +0.01000",
         "yz -0.01000",
