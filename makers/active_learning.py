@@ -69,7 +69,7 @@ class ExploreMaker(Maker):
         from atomfoundry.models.exploration import explore, select_frames
         from atomfoundry.models.uncertainty.llpr import load_uncertainty
 
-        from atomfoundry.sampling import enlarge
+        from atomfoundry.sampling.enlarge import enlarge
 
         loaded = load_artifact_model(model)
         llpr = load_uncertainty(current_artifacts().fetch(uncertainty.llpr), loaded)

@@ -84,7 +84,8 @@ class _PairwiseCoupling(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
         ctx.save_for_backward(a, b, factors)
         ctx.triples = triples
-        out = a.new_zeros((a.shape[0], rows, *a.shape[2:]))
+        # made from both, so that either may be batched when many gradients are asked for at once (vmap)
+        out = (a[:1, :1] * b[:1, :1]).new_zeros((a.shape[0], rows, *a.shape[2:]))
         for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
             out[:, k].addcmul_(a[:, i], b[:, j], value=factor)
         return out
