@@ -10,8 +10,9 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii, vdw_radii
 
 from atomfoundry.benchmarks.curves import reversal_jump, sign_flips, spearman, tortuosity
-from atomfoundry.benchmarks.grid import GridBenchmark, Item, tag
+from atomfoundry.benchmarks.grid import GridBenchmark, Item
 from atomfoundry.benchmarks.labelling import energy_of, forces_of
+from atomfoundry.benchmarks.structures import tag
 from atomfoundry.errors import ConfigurationError, LabelError, StructureError
 
 FORCE_THRESHOLD = 0.01

@@ -21,9 +21,10 @@ from atomfoundry.benchmarks.elastic_tensor import (
     necessary_modes,
     rotate_tensor,
 )
-from atomfoundry.benchmarks.grid import GridBenchmark, Item, require_crystal, tag
+from atomfoundry.benchmarks.grid import GridBenchmark, Item
 from atomfoundry.benchmarks.labelling import relax, single_point, stress_of
 from atomfoundry.benchmarks.records import Failure
+from atomfoundry.benchmarks.structures import require_crystal, tag
 from atomfoundry.errors import ConfigurationError, LabelError
 from atomfoundry.units import EV_PER_A3_IN_GPA
 

@@ -11,8 +11,9 @@ from atomfoundry.benchmarks.base import system_label
 from atomfoundry.benchmarks.birch_murnaghan import fit_birch_murnaghan
 from atomfoundry.benchmarks.crystal_symmetry import crystal_symmetry
 from atomfoundry.benchmarks.curves import sign_flips, spearman, tortuosity
-from atomfoundry.benchmarks.grid import GridBenchmark, Item, require_crystal, tag
+from atomfoundry.benchmarks.grid import GridBenchmark, Item
 from atomfoundry.benchmarks.labelling import energy_of, relax, stress_of
+from atomfoundry.benchmarks.structures import require_crystal, tag
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.units import EV_PER_A3_IN_GPA
 

@@ -8,21 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from atomfoundry.benchmarks.base import Benchmark, calculator_label, system_label
 from atomfoundry.benchmarks.labelling import energy_of, single_point
 from atomfoundry.benchmarks.records import Failure
-from atomfoundry.errors import LabelError, StructureError
+from atomfoundry.benchmarks.structures import find_frame
+from atomfoundry.errors import LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
     from atomfoundry.documents import BenchmarkDoc, LabelFailure
-
-MATCH_TOLERANCE = 1e-5
-"""Positions and cells closer than this are the same structure, A."""
 
 
 @dataclass(kw_only=True)
@@ -193,7 +189,7 @@ class GridBenchmark(Benchmark):
         items = self._items(atoms)
         remaining = [frame for frame in frames if energy_of(frame) is not None]
         for item in items:
-            item.frame = _find(item.structure, remaining, relaxed=relaxed)
+            item.frame = find_frame(item.structure, remaining, relaxed=relaxed)
             if item.frame is None:
                 item.failure = _reason(item, failures)
         return self._assess(
@@ -240,74 +236,6 @@ class GridBenchmark(Benchmark):
             failures=failures,
             reference=reference,
         )
-
-
-def tag(structure: Atoms, *, benchmark: str, system: str, item: str, sampling: str, group: str) -> Atoms:
-    """Write a structure's metadata as the frame contract wants it.
-
-    Parameters
-    ----------
-    structure
-        Changed in place.
-    benchmark, system, item
-        They make up ``source``, which is unique within a run.
-    sampling
-        Sampling method.
-    group
-        Material or molecule.
-
-    Returns
-    -------
-    Atoms
-        The structure.
-    """
-    charge = structure.info.get("charge", 0)
-    spin = structure.info.get("spin_multiplicity")
-    structure.info = {
-        "group_id": group,
-        "source": f"benchmark:{benchmark}:{system}:{item}",
-        "sampling": sampling,
-        "level": "",
-        "weight": 1.0,
-        "flags": [],
-        "charge": charge,
-        "spin_multiplicity": spin,
-    }
-    return structure
-
-
-def require_crystal(atoms: Atoms | None, *, benchmark: str) -> Atoms:
-    """Return the structure if it is a three-dimensional crystal.
-
-    Raises
-    ------
-    StructureError
-        If it is not.
-    """
-    if atoms is None or len(atoms) == 0 or not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-8:
-        found = (
-            "nothing" if atoms is None else f"{atoms.get_chemical_formula()} with pbc {atoms.pbc.tolist()}"
-        )
-        raise StructureError(
-            f"Benchmark '{benchmark}' needs a crystal, periodic in three directions, but got {found}.",
-            remedy="Give a structure with a cell and pbc=True.",
-        )
-    return atoms
-
-
-def _find(structure: Atoms, frames: Sequence[Atoms], *, relaxed: bool) -> Atoms | None:
-    for frame in frames:
-        same = (
-            len(frame) == len(structure)
-            and np.array_equal(frame.numbers, structure.numbers)
-            and np.array_equal(frame.pbc, structure.pbc)
-            and np.allclose(frame.cell.array, structure.cell.array, rtol=0, atol=MATCH_TOLERANCE)
-        )
-        if same and (
-            relaxed or np.allclose(frame.positions, structure.positions, rtol=0, atol=MATCH_TOLERANCE)
-        ):
-            return frame
-    return None
 
 
 def _reason(item: Item, failures: Sequence[LabelFailure | Mapping[str, Any]]) -> Failure:

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from atomfoundry.benchmarks.base import Benchmark, calculator_label
+from atomfoundry.benchmarks.error_statistics import (
+    PERCENTILES,
+    UNITS,
+    cumulative_errors,
+    error_metrics,
+    parity_points,
+)
 from atomfoundry.benchmarks.labelling import energy_of, forces_of, single_point, stress_of
 from atomfoundry.benchmarks.records import Failure
 from atomfoundry.errors import ConfigurationError, LabelError, StructureError
@@ -19,11 +26,6 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
 
     from atomfoundry.documents import BenchmarkDoc
-
-PERCENTILES = (50, 80, 90, 95)
-"""Percentiles of the absolute errors in the summary, e.g. ``energy_p90``."""
-
-_UNITS = {"energy": "eV/atom", "forces": "eV/A", "stress": "eV/A^3"}
 
 
 @dataclass(kw_only=True)
@@ -52,7 +54,7 @@ class Parity(Benchmark):
     benchmark: ClassVar[str] = "parity"
     units: ClassVar[dict[str, str]] = {
         f"{quantity}_{metric}": unit
-        for quantity, unit in _UNITS.items()
+        for quantity, unit in UNITS.items()
         for metric in ("mae", "rmse", "max", *(f"p{percentile}" for percentile in PERCENTILES))
     }
 
@@ -169,7 +171,7 @@ class Parity(Benchmark):
         name: str,
         reference: BenchmarkDoc | None,
     ) -> BenchmarkDoc:
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {quantity: [] for quantity in _UNITS}
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {quantity: [] for quantity in UNITS}
         records: list[dict[str, Any]] = []
         failures: list[Failure] = []
         for index, (prediction, frame) in enumerate(zip(predictions, frames, strict=True)):
@@ -189,8 +191,11 @@ class Parity(Benchmark):
         for quantity, collected in pairs.items():
             if collected:
                 truth, predicted = (np.concatenate(side) for side in zip(*collected, strict=True))
-                summary |= _metrics(quantity, truth, predicted)
-                records += self._curves(quantity, truth, predicted)
+                summary |= error_metrics(quantity, truth, predicted)
+                records += [
+                    cumulative_errors(quantity, truth, predicted, n_points=self.n_cdf),
+                    parity_points(quantity, truth, predicted, max_points=self.max_points, seed=self.seed),
+                ]
         return self._document(
             started=started,
             calculator=calculator,
@@ -230,46 +235,6 @@ class Parity(Benchmark):
                 remedy="Give all elements of the frames, or none.",
             )
         return float(sum(self.isolated_energies[symbol] for symbol in frame.symbols))
-
-    def _curves(self, quantity: str, truth: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
-        fractions = np.linspace(0, 1, self.n_cdf)
-        chosen = np.arange(len(truth))
-        if len(truth) > self.max_points and quantity != "energy":
-            rng = np.random.default_rng(self.seed)
-            chosen = np.sort(rng.choice(len(truth), self.max_points, replace=False))
-        return [
-            {
-                "kind": "cdf",
-                "quantity": quantity,
-                "unit": _UNITS[quantity],
-                "error": np.quantile(np.abs(predicted - truth), fractions),
-                "fraction": fractions,
-            },
-            {
-                "kind": "scatter",
-                "quantity": quantity,
-                "unit": _UNITS[quantity],
-                "reference": truth[chosen],
-                "predicted": predicted[chosen],
-            },
-        ]
-
-
-def _metrics(quantity: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
-    errors = np.abs(predicted - truth)
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    squares = float((errors**2).sum())
-    return {
-        f"{quantity}_mae": float(errors.mean()),
-        f"{quantity}_rmse": float(np.sqrt((errors**2).mean())),
-        f"{quantity}_max": float(errors.max()),
-        f"{quantity}_r2": 1 - squares / spread if spread > 0 else float("nan"),
-        f"{quantity}_n": len(truth),
-        **{
-            f"{quantity}_p{percentile}": float(np.percentile(errors, percentile))
-            for percentile in PERCENTILES
-        },
-    }
 
 
 def _record(

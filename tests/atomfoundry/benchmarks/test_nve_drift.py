@@ -29,15 +29,15 @@ def dimer():
 
 def test_harmonic_crystal_does_not_drift(calculators, crystal):
     solid = calculators.harmonic_crystal(crystal, cutoff=2.5, spring=5.0)
-    doc = NVEDrift(duration=1000).run(solid, crystal)
+    doc = NVEDrift(duration=500).run(solid, crystal)
     assert doc.failures == []
     # what is left is the oscillation of the total energy seen through a finite window
     assert doc.summary["drift"] < doc.summary["fluctuation"] < 0.02
     assert doc.summary["mean_temperature"] == pytest.approx(300, rel=0.1)
-    assert doc.summary["simulated_time"] == 1.0
+    assert doc.summary["simulated_time"] == 0.5
     assert (doc.n_items, doc.n_failed) == (1, 0)
     assert len(doc.records) == 200
-    assert doc.records[0]["time"] == 0 and doc.records[-1]["time"] == 1.0
+    assert doc.records[0]["time"] == 0 and doc.records[-1]["time"] == 0.5
     json.dumps(doc.model_dump(mode="json"), allow_nan=False)
 
 
@@ -52,7 +52,7 @@ def test_small_steps_conserve_to_machine_level(spring, dimer):
 
 def test_fluctuation_scales_as_the_square_of_the_step(spring, dimer):
     sizes = [
-        NVEDrift(timestep=dt, duration=500, equilibration=0).run(spring, dimer).summary["fluctuation"]
+        NVEDrift(timestep=dt, duration=200, equilibration=0).run(spring, dimer).summary["fluctuation"]
         for dt in (0.5, 1.0, 2.0)
     ]
     assert sizes[1] / sizes[0] == pytest.approx(4, rel=0.02)
