@@ -34,8 +34,8 @@ class SampleMaker(Maker):
         Rattled copies of every sheared structure and standard deviation.
     supercells
         Repetitions, e.g. ``[[2, 2, 1]]``, of larger cells that are rattled too.
-    conventional
-        Also rattle the conventional cell of crystals.
+    enlarge_to
+        Also rattle a nearly cubic cell of at least so many atoms.
     n_rattle_supercell
         Rattled copies of every larger cell and standard deviation.
     supercell_strains
@@ -53,7 +53,7 @@ class SampleMaker(Maker):
     n_rattle: int = 2
     n_rattle_sheared: int = 1
     supercells: list[list[int]] = field(default_factory=list)
-    conventional: bool = False
+    enlarge_to: int | None = None
     n_rattle_supercell: int = 1
     supercell_strains: list[float] = field(default_factory=lambda: [0.0])
     keep_input: bool = True
@@ -68,7 +68,7 @@ class SampleMaker(Maker):
         structures
             What to start from.
         """
-        from atomfoundry.sampling import sample_structures
+        from atomfoundry.sampling.campaign import sample_structures
 
         frames = sample_structures(
             list(open_dataset(structures.structures).frames()),
@@ -78,7 +78,7 @@ class SampleMaker(Maker):
             n_rattle=self.n_rattle,
             n_rattle_sheared=self.n_rattle_sheared,
             supercells=[tuple(s) for s in self.supercells],
-            conventional=self.conventional,
+            enlarge_to=self.enlarge_to,
             n_rattle_supercell=self.n_rattle_supercell,
             supercell_strains=self.supercell_strains,
             keep_input=self.keep_input,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from atomfoundry.makers.frames import structure_set
 from atomfoundry.makers.job import foundry_job
@@ -35,15 +35,18 @@ class StructuresMaker(Maker):
     name
         Name of the job and of the structure set.
     presets
-        Names of shipped structures, see :func:`atomfoundry.sources.list_presets`.
+        Names of shipped structures, see :func:`atomfoundry.sources.preset_names`.
     files
         Absolute path of each file with the sha256 it had when the flow was made: a file that changes before the job
         runs is an error, and another content makes another flow. Filled by :meth:`from_files`.
+    cell
+        Turn crystals into their primitive or conventional cell.
     """
 
     name: str = "fetch structures"
     presets: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    cell: Literal["as_given", "primitive", "conventional"] = "as_given"
 
     @classmethod
     def from_files(cls, paths: Iterable[str | Path], *, name: str = "fetch structures") -> Self:
@@ -75,7 +78,7 @@ class StructuresMaker(Maker):
 
         frames: list[Atoms] = []
         for preset in self.presets:
-            frames.extend(load_preset(preset))
+            frames.extend(load_preset(preset, cell=self.cell))
         for path, sha256 in self.files.items():
             if not Path(path).is_file():
                 raise StructureError(f"Structure file {path} is missing.", remedy="Put it back, then retry.")
@@ -84,7 +87,7 @@ class StructuresMaker(Maker):
                     f"Structure file {path} changed since the flow was made.",
                     remedy="Start the flow again: its new content makes a new flow.",
                 )
-            frames.extend(fetch_structures([path]))
+            frames.extend(fetch_structures([path], cell=self.cell))
         if not frames:
             raise StructureError(f"'{self.name}' names no structures.", remedy="Give presets or files.")
         return frames

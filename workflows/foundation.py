@@ -55,12 +55,14 @@ class FoundationFlowMaker(Maker):
 
     name: str = "foundation"
     seed: int = 0
-    crystals: StructuresMaker = field(default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"]))
+    crystals: StructuresMaker = field(default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"], cell="primitive"))
     molecules: StructuresMaker | None = field(
         default_factory=lambda: StructuresMaker(name="molecules", presets=["silanes"])
     )
     task: StructuresMaker | None = field(
-        default_factory=lambda: StructuresMaker(name="task structures", presets=["silicon_beta_tin"])
+        default_factory=lambda: StructuresMaker(
+            name="task structures", presets=["silicon_beta_tin"], cell="primitive"
+        )
     )
     crystal_sampling: SampleMaker = field(default_factory=lambda: SampleMaker(name="sample crystals"))
     molecule_sampling: SampleMaker = field(default_factory=lambda: SampleMaker(name="sample molecules"))
@@ -101,10 +103,10 @@ class FoundationFlowMaker(Maker):
     def with_structures(self, files: Iterable[str | Path]) -> Self:
         """Return a copy that starts from the user's files: 3-D periodic ones are crystals, the others molecules."""
         from atomfoundry.errors import StructureError
-        from atomfoundry.sources import expand_paths, fetch_structures
+        from atomfoundry.sources import fetch_structures
 
         crystals, molecules = [], []
-        for path in expand_paths(files):
+        for path in files:
             kinds = {bool(atoms.pbc.all()) for atoms in fetch_structures([path])}
             if len(kinds) > 1:
                 raise StructureError(

@@ -79,7 +79,7 @@ def _need(maker: Maker, method: str, option: str) -> None:
 
 def status_command(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """Show what runs, what is done, what failed and why."""
-    from atomfoundry.running import status
+    from atomfoundry.running.status import status
 
     report = status(find_project(project))
     if as_json:
@@ -98,12 +98,12 @@ def status_command(project: ProjectOption = None, as_json: JsonOption = False) -
 
 
 def retry_command(project: ProjectOption = None, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
-    """Run failed and blocked jobs again."""
+    """Run failed, blocked and cancelled jobs again."""
     from atomfoundry.cli.summary import print_summary, summarise
-    from atomfoundry.running import retry
+    from atomfoundry.running import resume
 
     folder = find_project(project)
-    result = retry(folder, workers=workers, progress=not as_json)
+    result = resume(folder, workers=workers, progress=not as_json, retry_failed=True)
     summary = summarise(folder, result)
     if as_json:
         print_json(summary)
