@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         ReportInputs,
         TargetRow,
     )
-    from atomfoundry.results.report.headline import headline
+    from atomfoundry.results.report.overview import headline
     from atomfoundry.results.report.page import render_report
 
 _HOMES = {
@@ -27,7 +27,7 @@ _HOMES = {
     "Predictions": "data",
     "ReportInputs": "data",
     "TargetRow": "data",
-    "headline": "headline",
+    "headline": "overview",
     "render_report": "page",
 }
 

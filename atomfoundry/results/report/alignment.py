@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from atomfoundry.documents import AlignmentDoc, EnergyMetrics
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
 from atomfoundry.results.report.data import ReportInputs
 
 STEPS = {
-    "raw": ("As computed", "raw", style.ORANGE),
-    "icea": ("After ICEA", "core energies shifted", style.PURPLE),
-    "aec": ("After ICEA and AEC", "and atomization energies scaled", style.BLUE),
+    "raw": ("As computed", "as computed", style.ORANGE),
+    "icea": ("After ICEA", "core energies shifted element by element", style.PURPLE),
+    "aec": ("After ICEA and AEC", "shifted and scaled", style.BLUE),
 }
 """Key of the points and metrics -> title, words, colour."""
 
@@ -27,7 +27,9 @@ def section(inputs: ReportInputs) -> Section:
     """Return the section about the alignments."""
     key, title = "alignment", "Energy alignment"
     if not inputs.alignments:
-        return Section(key=key, title=title, absent="No alignment was made: all labels share one level of theory.")
+        return Section(
+            key=key, title=title, absent="No alignment was made: all labels share one level of theory."
+        )
     blocks: list[Block] = []
     for doc in inputs.alignments:
         blocks += _alignment(doc, named=len(inputs.alignments) > 1)
@@ -48,18 +50,18 @@ def _alignment(doc: AlignmentDoc, *, named: bool) -> list[Block]:
     blocks.append(
         Words(
             text=f"From {doc.source_level.label} to {doc.target_level.label}{bridge}; mode “{doc.mode}”, "
-            f"scale factor {text.fixed(doc.scale, 4)} from {text.count(doc.n_overlap, 'structure')} computed at both; "
-            f"{text.count(doc.n_aligned, 'frame')} aligned."
+            f"scale factor {text.fixed(doc.scale, 4)} from {text.count(doc.n_overlap, 'structure')} "
+            f"computed at both; {text.count(doc.n_aligned, 'frame')} aligned."
         )
     )
     parity = [_parity(doc, step) for step in STEPS if any(step in point for point in doc.points)]
     if parity:
-        blocks.append(FigureRow(figures=parity, columns=3))
+        blocks.append(Row(blocks=parity, columns=3))
     if doc.metrics:
         blocks.append(_metrics(doc.metrics))
     bars = [figure for figure in (_residuals(doc), _shifts(doc)) if figure is not None]
     if bars:
-        blocks.append(FigureRow(figures=bars))
+        blocks.append(Row(blocks=bars))
     blocks.append(_isolated(doc))
     return blocks
 
@@ -69,12 +71,21 @@ def _parity(doc: AlignmentDoc, step: str) -> Figure:
     title, words, colour = STEPS[step]
     points = [p for p in doc.points if p.get(step) is not None and p.get("target") is not None]
     x, y = [float(p["target"]) for p in points], [float(p[step]) for p in points]
-    low, high = min(x + y), max(x + y)
-    pad = 0.05 * (high - low or 1.0)
-    ends = [low - pad, high + pad]
+    both = _ends(x + y)
+    caption = f"Atomization energies of the overlap structures, {words}; on the line the two levels agree."
+    x_ends, y_ends = both, both
+    if both[1] - both[0] > 20 * (max(x) - min(x) or 1e-3):
+        x_ends, y_ends = _ends(x), _ends(y)
+        # Room for the numbers, which stand in the upper corner.
+        y_ends[1] += 0.4 * (y_ends[1] - y_ends[0])
+        offset = sum(b - a for a, b in zip(x, y, strict=True)) / len(x)
+        caption = (
+            f"Energies of the overlap structures, {words}: the levels differ by {text.number(offset)} eV/atom on "
+            "average, so the axes differ too."
+        )
     note = "<br>".join(metric_lines(doc.metrics[step])) if step in doc.metrics else ""
     data = [
-        diagonal(ends),
+        diagonal(both),
         {
             "type": "scatter",
             "mode": "markers",
@@ -85,19 +96,25 @@ def _parity(doc: AlignmentDoc, step: str) -> Figure:
             "hovertemplate": "%{text}<br>target %{x:.4f}<br>source %{y:.4f} eV/atom<extra></extra>",
         },
     ]
-    axes = {"range": ends}
     return Figure(
-        title=f"{title}",
-        caption=f"Atomization energies of the overlap structures ({words}); on the line the two levels agree.",
+        title=title,
+        caption=caption,
         data=data,
         layout=style.layout(
-            style.axis(f"{doc.target_level.method} (eV/atom)", **axes),
-            style.axis(f"{doc.source_level.method} (eV/atom)", **axes),
+            style.axis(f"{doc.target_level.method} (eV/atom)", range=x_ends),
+            style.axis(f"{doc.source_level.method} (eV/atom)", range=y_ends),
             annotations=[style.inset(note)] if note else [],
             showlegend=False,
         ),
         height=310,
     )
+
+
+def _ends(numbers: list[float]) -> list[float]:
+    """Return the range of an axis over some numbers."""
+    low, high = min(numbers), max(numbers)
+    pad = 0.06 * (high - low or 1.0)
+    return [low - pad, high + pad]
 
 
 def diagonal(ends: list[float]) -> dict:
@@ -116,20 +133,25 @@ def diagonal(ends: list[float]) -> dict:
 def metric_lines(metrics: EnergyMetrics) -> list[str]:
     """Return RMSE, MAE and R2 as lines for an inset."""
     return [
-        f"RMSE {text.number(1000 * metrics.rmse)} meV/atom",
-        f"MAE {text.number(1000 * metrics.mae)} meV/atom",
-        f"R² {text.fixed(metrics.r2, 4)}",
+        f"RMSE {_energy(metrics.rmse)}",
+        f"MAE {_energy(metrics.mae)}",
+        f"R² {text.r_squared(metrics.r2)}",
     ]
+
+
+def _energy(value: float) -> str:
+    """Return an energy in eV/atom or meV/atom, whichever reads better."""
+    return f"{text.number(value)} eV/atom" if abs(value) >= 10 else f"{text.number(1000 * value)} meV/atom"
 
 
 def _metrics(metrics: dict[str, EnergyMetrics]) -> Table:
     order = [step for step in METRIC_WORDS if step in metrics] + sorted(set(metrics) - set(METRIC_WORDS))
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             METRIC_WORDS.get(step, step),
             Cell(text=text.number(1000 * metrics[step].rmse), kind="number"),
             Cell(text=text.number(1000 * metrics[step].mae), kind="number"),
-            Cell(text=text.fixed(metrics[step].r2, 4), kind="number"),
+            Cell(text=text.r_squared(metrics[step].r2), kind="number"),
             Cell(text=text.number(metrics[step].n), kind="number"),
         ]
         for step in order
@@ -149,7 +171,7 @@ def _residuals(doc: AlignmentDoc) -> Figure | None:
         "What is left, by element",
         {element: 1000 * value for element, value in doc.residuals_per_element.items()},
         "mean residual (meV/atom)",
-        "Mean residual of the structures that hold an element; a tall bar means that one scale factor is too few.",
+        "Mean residual of the structures that hold an element; a tall bar calls for more than one factor.",
         style.BLUE,
     )
 
@@ -187,7 +209,7 @@ def _element_bars(title: str, heights: dict[str, float], unit: str, caption: str
 
 def _isolated(doc: AlignmentDoc) -> Table:
     elements = sorted({*doc.source_isolated_energies, *doc.target_isolated_energies})
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             element,
             Cell(text=text.fixed(doc.source_isolated_energies.get(element), 4), kind="number"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from atomfoundry.documents import BenchmarkDoc
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Fold, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Fold, Row, Section, Table, Words
 from atomfoundry.results.report.data import ReportInputs
 from atomfoundry.units import GPA
 
@@ -85,7 +85,10 @@ def section(inputs: ReportInputs) -> Section:
             blocks.append(Words(text=name, heading=True))
             heading = name
         blocks += _benchmark(doc)
-    lead = "Properties that were not fitted, each computed by the model and, where possible, by the label engine itself."
+    lead = (
+        "Properties that were not fitted, each computed by the model and, where possible, by the label engine "
+        "itself."
+    )
     return Section(key=key, title=title, lead=lead, blocks=blocks)
 
 
@@ -98,14 +101,19 @@ def _benchmark(doc: BenchmarkDoc) -> list[Block]:
     blocks: list[Block] = [Words(text=words)]
     draw = _FIGURES.get(doc.benchmark)
     figures = [] if draw is None else [figure for figure in draw(doc) if figure is not None]
-    if figures:
-        blocks.append(FigureRow(figures=figures))
     table = _numbers(doc)
-    if table.rows:
-        blocks.append(table)
+    if len(figures) == 1 and table.rows:
+        blocks.append(Row(blocks=[figures[0], table]))
+    else:
+        blocks += [Row(blocks=figures)] if figures else []
+        blocks += [table] if table.rows else []
     if doc.failures:
         rows = [
-            [str(f.get("item", "")), Cell(text=str(f.get("reason", "")), kind="code"), str(f.get("message", ""))]
+            [
+                str(f.get("item", "")),
+                Cell(text=str(f.get("reason", "")), kind="code"),
+                str(f.get("message", "")),
+            ]
             for f in doc.failures
         ]
         failed = Table(header=["Item", "Reason", "Message"], rows=rows)
@@ -118,7 +126,7 @@ def _numbers(doc: BenchmarkDoc) -> Table:
     known = ROWS.get(doc.benchmark)
     if known is None:
         known = [(key, key.replace("_", " "), "") for key in doc.summary]
-    rows = []
+    rows: list[list[Cell | str]] = []
     compared = any(key in doc.reference_summary for key, _, _ in known)
     for key, words, unit in known:
         if key not in doc.summary:
@@ -149,7 +157,9 @@ def _deviation(value: float | bool | str | None, truth: float | bool | str | Non
 
 def _columns(records: list[dict], *names: str) -> list[np.ndarray]:
     """Return columns of the records that have a number in every one of them."""
-    rows = [[r[name] for name in names] for r in records if all(isinstance(r.get(n), int | float) for n in names)]
+    rows: list[list[Cell | str]] = [
+        [r[name] for name in names] for r in records if all(isinstance(r.get(n), int | float) for n in names)
+    ]
     data = np.array(rows, dtype=float).reshape(-1, len(names))
     return [data[:, i] for i in range(len(names))]
 
@@ -191,8 +201,8 @@ def _equation_of_state(doc: BenchmarkDoc) -> list[Figure | None]:
         found.append(
             Figure(
                 title="Energy against volume",
-                caption="Points are computed, lines fitted (Birch-Murnaghan); model and engine should lie on each "
-                "other.",
+                caption="Points are computed, lines fitted (Birch-Murnaghan); model and engine should lie on "
+                "each other.",
                 data=energy,
                 layout=style.layout(x, style.axis("energy above the minimum (meV/atom)")),
             )
@@ -201,7 +211,7 @@ def _equation_of_state(doc: BenchmarkDoc) -> list[Figure | None]:
         found.append(
             Figure(
                 title="Pressure against volume",
-                caption="From the stress itself, not from the fit; the curves cross zero at the equilibrium volume.",
+                caption="From the stress, not from the fit; the curves cross zero at the equilibrium volume.",
                 data=pressure,
                 layout=style.layout(x, style.axis("pressure (GPa)"), shapes=[style.horizontal(0.0)]),
             )
@@ -234,7 +244,7 @@ def _elasticity(doc: BenchmarkDoc) -> list[Figure | None]:
     return [
         Figure(
             title="Elastic constants and moduli",
-            caption="Stress response to small strains; bars of equal height mean the model bends like the engine.",
+            caption="Stress response to small strains; equal heights mean that the model bends like the engine.",
             data=data,
             layout=style.layout(
                 style.axis("constant", type="category"), style.axis("GPa"), barmode="group", bargap=0.3

@@ -44,12 +44,12 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureRow:
-    """Figures side by side; ``columns`` of them fit on a laptop."""
+class Row:
+    """Figures or tables side by side; ``columns`` of them fit on a laptop."""
 
-    figures: Sequence[Figure]
+    blocks: Sequence[Figure | Table]
     columns: int = 2
-    kind: ClassVar[str] = "figure_row"
+    kind: ClassVar[str] = "row"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block = Table | Figure | FigureRow | Drawing | Cards | Words | Fold
+Block = Table | Figure | Row | Drawing | Cards | Words | Fold
 
 
 @dataclass(frozen=True, kw_only=True)

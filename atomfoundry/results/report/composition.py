@@ -8,7 +8,7 @@ import numpy as np
 
 from atomfoundry.documents import DatasetDoc, LabelSetDoc
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
 from atomfoundry.results.report.data import DatasetArrays, ReportInputs
 
 FAILURES_SHOWN = 40
@@ -54,7 +54,7 @@ def number_of(part: int, whole: int) -> str:
 
 
 def _structures(inputs: ReportInputs) -> Table:
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             s.name,
             Cell(text=text.number(s.n_structures), kind="number"),
@@ -74,7 +74,7 @@ def _structures(inputs: ReportInputs) -> Table:
 
 def _labels(label_sets: list[LabelSetDoc]) -> list[Block]:
     """Return the labels of each level, and the failures with their reasons."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for s in label_sets:
         fresh = s.n_labelled - s.n_reused
         each = s.compute_time_s / fresh if fresh > 0 and s.compute_time_s else None
@@ -105,7 +105,7 @@ def _labels(label_sets: list[LabelSetDoc]) -> list[Block]:
                 "Time a label",
             ],
             rows=rows,
-            caption="Labels (energy, forces, stress where periodic) per set; reused ones were in the database.",
+            caption="Labels (energy, forces, stress of crystals) per set; reused ones were in the database.",
             numeric=frozenset(range(3, 9)),
         )
     ]
@@ -151,7 +151,7 @@ def _labels(label_sets: list[LabelSetDoc]) -> list[Block]:
 
 
 def _datasets(datasets: list[DatasetDoc]) -> Table:
-    rows = []
+    rows: list[list[Cell | str]] = []
     for d in datasets:
         span = text.MISSING
         if d.energy_range is not None:
@@ -189,7 +189,7 @@ def _datasets(datasets: list[DatasetDoc]) -> Table:
 
 
 def _rejections(datasets: list[DatasetDoc]) -> Table:
-    rows = [
+    rows: list[list[Cell | str]] = [
         [d.name, Cell(text=reason, kind="code"), Cell(text=text.number(n), kind="number")]
         for d in datasets
         for reason, n in sorted(d.rejections.items(), key=lambda item: -item[1])
@@ -202,11 +202,11 @@ def _rejections(datasets: list[DatasetDoc]) -> Table:
     )
 
 
-def _histograms(arrays: DatasetArrays, place: int) -> FigureRow:
+def _histograms(arrays: DatasetArrays, place: int) -> Row:
     colour = style.PALETTE[place % len(style.PALETTE)]
     name = arrays.name
-    return FigureRow(
-        figures=[
+    return Row(
+        blocks=[
             _histogram(
                 f"Energies of {name}",
                 arrays.energies,
@@ -246,7 +246,7 @@ def _histogram(title: str, data: np.ndarray, x: str, y: str, caption: str, colou
     }
     y_axis = style.axis(f"number of {y}")
     if counts.max() > 50 and counts.max() > 30 * np.median(counts):
-        y_axis = style.log_axis(f"number of {y}", range=[-0.3, float(np.log10(counts.max())) + 0.2])
+        y_axis = style.log_axis(f"number of {y}", [0.5, float(counts.max())])
     words = f"{caption} {text.count(int(data.size), y.removesuffix('s'))}."
     return Figure(
         title=title,

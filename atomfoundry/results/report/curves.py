@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from atomfoundry.documents import EpochRecord, ModelDoc
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
 from atomfoundry.results.report.data import ReportInputs
 
 EPOCHS_DRAWN = 400
@@ -29,8 +29,8 @@ def section(inputs: ReportInputs) -> Section:
     curves = [model for model in models if model.history]
     if curves:
         blocks.append(
-            FigureRow(
-                figures=[
+            Row(
+                blocks=[
                     _errors(
                         "Energy error",
                         curves,
@@ -43,7 +43,7 @@ def section(inputs: ReportInputs) -> Section:
                         curves,
                         lambda r: r.forces_mae,
                         f"validation MAE (meV/{text.ANGSTROM})",
-                        "Force components of the validation frames; a flat end means more epochs would not help.",
+                        "Force components of the validation frames; a flat end: more epochs would not help.",
                     ),
                     _losses(curves),
                 ],
@@ -57,8 +57,9 @@ def section(inputs: ReportInputs) -> Section:
 
 def model_name(model: ModelDoc) -> str:
     """Return the model's name with its kind in words where the name does not say it."""
-    kind = KIND_WORDS.get(model.kind, model.kind)
-    return model.name if kind in model.name else f"{model.name} ({kind})"
+    if model.kind.replace("_", " ") in model.name.replace("_", " "):
+        return model.name
+    return f"{model.name} ({KIND_WORDS.get(model.kind, model.kind)})"
 
 
 def _lead(models: list[ModelDoc]) -> str:
@@ -69,7 +70,7 @@ def _lead(models: list[ModelDoc]) -> str:
 
 
 def _models(models: list[ModelDoc]) -> Table:
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             model.name,
             KIND_WORDS.get(model.kind, model.kind),
@@ -124,7 +125,7 @@ def _errors(
         title=title,
         caption=caption,
         data=data,
-        layout=_epoch_layout(unit),
+        layout=_epoch_layout(unit, data),
         height=320,
     )
 
@@ -136,21 +137,24 @@ def _losses(models: list[ModelDoc]) -> Figure:
         train = [(r.epoch, r.train_loss) for r in records if r.train_loss > 0]
         valid = [(r.epoch, r.valid_loss) for r in records if r.valid_loss is not None and r.valid_loss > 0]
         if train:
-            data.append(_line(model, i, train, dash="dot", width=1.3, showlegend=not valid, suffix=", training"))
+            data.append(
+                _line(model, i, train, dash="dot", width=1.3, showlegend=not valid, suffix=", training")
+            )
         if valid:
             data.append(_line(model, i, valid, suffix=", validation"))
     return Figure(
         title="Loss",
         caption="Training (dotted) and validation (full) loss; a growing gap between the two means overfitting.",
         data=data,
-        layout=_epoch_layout("loss"),
+        layout=_epoch_layout("loss", data),
         height=320,
     )
 
 
-def _epoch_layout(unit: str) -> dict:
+def _epoch_layout(unit: str, data: list[dict]) -> dict:
+    heights = [y for trace in data for y in trace["y"]]
     return style.layout(
-        style.axis("epoch", rangemode="tozero"), style.log_axis(unit), hovermode="x unified"
+        style.axis("epoch", rangemode="tozero"), style.log_axis(unit, heights), hovermode="x unified"
     )
 
 
@@ -165,7 +169,7 @@ def _line(
     suffix: str = "",
 ) -> dict:
     """Return one model's curve; a single point is drawn as a marker."""
-    kind = KIND_WORDS.get(model.kind, model.kind)
+    kind = model.kind.replace("_", " ")
     return {
         "type": "scatter",
         "mode": "lines" if len(pairs) > 1 else "markers",

@@ -152,8 +152,8 @@ class Predictions:
     def from_parquet(cls, path: str | Path) -> Predictions:
         """Return the predictions stored in a Parquet file, one row a frame.
 
-        Columns: ``split``, ``head``, ``n_atoms``, ``baseline`` (sum of isolated-atom energies, eV), ``energy_ref``
-        and ``energy_pred`` (total, eV), and lists ``forces_ref``, ``forces_pred`` (3N, eV/A), ``stress_ref``,
+        Columns: ``split``, ``head``, ``n_atoms``, ``baseline`` (sum of isolated-atom energies, eV),
+        ``energy_ref`` and ``energy_pred`` (total, eV), and lists ``forces_ref``, ``forces_pred`` (3N, eV/A), ``stress_ref``,
         ``stress_pred`` (6, eV/A^3). Isolated atoms are left out, as they are in the metrics.
 
         Raises
@@ -184,7 +184,9 @@ class Predictions:
             )
             if n > 1 or energy is None or base is None or abs(energy - base) > 1e-9
         ]
-        chosen = {name: [columns[name][row] for row in rows] for name in cls.__dataclass_fields__ if name in columns}
+        chosen = {
+            name: [columns[name][row] for row in rows] for name in cls.__dataclass_fields__ if name in columns
+        }
         for name in ("energy_ref", "energy_pred"):
             chosen[name] = [
                 None
@@ -240,8 +242,8 @@ class DatasetArrays:
     def from_dataset(cls, path: str | Path) -> DatasetArrays:
         """Return the arrays of a dataset folder.
 
-        Energies are counted from the dataset's own isolated-atom energies; frames with an element that has none
-        are left out.
+        Energies are counted from the dataset's own isolated-atom energies; frames with an element that has
+        none are left out.
         """
         from ase.data import atomic_numbers
 

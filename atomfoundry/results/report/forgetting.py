@@ -6,7 +6,7 @@ import math
 
 from atomfoundry.documents import ErrorMetrics, ForgettingDoc, ForgettingRecord
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
 from atomfoundry.results.report.data import ReportInputs
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
@@ -32,7 +32,7 @@ def section(inputs: ReportInputs) -> Section:
             blocks.append(Words(text=f"Task “{doc.task}”", heading=True))
         figures = [figure for figure in (_ratios(doc), _task(doc)) if figure is not None]
         if figures:
-            blocks.append(FigureRow(figures=figures))
+            blocks.append(Row(blocks=figures))
         if doc.records:
             blocks.append(_table(doc.records))
     return Section(key=key, title=title, lead=_lead(inputs.forgetting[0]), blocks=blocks)
@@ -50,8 +50,8 @@ def _lead(doc: ForgettingDoc) -> str:
     }
     if len(best) == 2:
         words += (
-            f" On what it knew before, its force errors became {text.number(best['naive'])} times as large naively "
-            f"and {text.number(best['replay'])} times with replay."
+            f" On what it knew before, its force errors became {text.number(best['naive'])} times as large "
+            f"naively and {text.number(best['replay'])} times with replay."
         )
     return words
 
@@ -80,9 +80,11 @@ def _ratios(doc: ForgettingDoc) -> Figure | None:
                 "text": [f"{text.number(r.ratio)}×" for r in own],
                 "textposition": "outside",
                 "cliponaxis": False,
+                "constraintext": "none",
+                "textangle": 0,
                 "marker": {
                     "color": METHOD_COLOURS.get(method, style.PALETTE[i % len(style.PALETTE)]),
-                    "pattern": {"shape": ("", "/", "x", ".")[nth % 4], "fgcolor": "var(--paper)", "size": 6},
+                    "pattern": {"shape": ("", "/", "x", ".")[nth % 4], "fillmode": "overlay", "size": 7},
                 },
                 "hovertemplate": style.plot_text(f"{method}, head {head}: ") + "%{text}<extra></extra>",
             }
@@ -116,14 +118,16 @@ def _ratios(doc: ForgettingDoc) -> Figure | None:
 
 def _task(doc: ForgettingDoc) -> Figure | None:
     """Return the errors on the fine-tuning task before and after."""
-    methods = [m for m in ("pretrained", "naive", "replay") if m in doc.task_metrics]
-    methods += sorted(set(doc.task_metrics) - set(methods))
+    order = ("pretrained", "naive", "replay")
+    methods = sorted(doc.task_metrics, key=lambda m: (order.index(m) if m in order else len(order), m))
     if not methods:
         return None
     colours = {"pretrained": style.MUTED, **METHOD_COLOURS}
-    data = []
+    data: list[dict] = []
+    heights: list[float] = []
     for method in methods:
         shown = [entry for entry in _task_numbers(doc.task_metrics[method]) if entry[1] > 0]
+        heights += [value for _, value in shown]
         data.append(
             {
                 "type": "bar",
@@ -133,12 +137,12 @@ def _task(doc: ForgettingDoc) -> Figure | None:
                 "text": [text.number(value) for _, value in shown],
                 "textposition": "outside",
                 "cliponaxis": False,
+                "constraintext": "none",
+                "textangle": 0,
                 "marker": {"color": colours.get(method, style.GREEN)},
                 "hovertemplate": style.plot_text(f"{method}: ") + "%{y:.4g}<extra></extra>",
             }
         )
-    heights = [y for trace in data for y in trace["y"]]
-    ends = [math.log10(min(heights)) - 0.5, math.log10(max(heights)) + 0.3] if heights else [0, 1]
     return Figure(
         title="What was learned",
         caption=f"Errors on the task itself, “{doc.task}”: both ways of fine-tuning should be far below the "
@@ -146,7 +150,7 @@ def _task(doc: ForgettingDoc) -> Figure | None:
         data=data,
         layout=style.layout(
             style.axis("quantity", type="category"),
-            style.log_axis("RMSE (unit below each group)", range=ends),
+            style.log_axis("RMSE (unit below each group)", heights, pad=0.15),
             barmode="group",
             bargap=0.25,
         ),
@@ -165,7 +169,7 @@ def _task_numbers(metrics: ErrorMetrics) -> list[tuple[str, float]]:
 
 
 def _table(records: list[ForgettingRecord]) -> Table:
-    rows = []
+    rows: list[list[Cell | str]] = []
     for r in records:
         scale, unit = UNITS.get(r.quantity, (1.0, ""))
         rows.append(
@@ -182,6 +186,6 @@ def _table(records: list[ForgettingRecord]) -> Table:
     return Table(
         header=["Method", "Head", "Task", "Quantity", "RMSE before", "RMSE after", "Ratio"],
         rows=rows,
-        caption="Forgetting ratio: RMSE of the fine-tuned model over RMSE of the pretrained one, on earlier tasks.",
+        caption="Forgetting ratio: RMSE of the fine-tuned over RMSE of the pretrained model, on earlier tasks.",
         numeric=frozenset({4, 5, 6}),
     )

@@ -72,8 +72,8 @@ def depths(jobs: list[JobRow]) -> dict[str, int]:
 def group_jobs(jobs: list[JobRow]) -> list[Node]:
     """Return the nodes of the pipeline.
 
-    Jobs whose names differ only in a number at the end, of the same stage and depth, become one node. Since an
-    edge always leads to a greater depth, the graph of nodes has no cycle either.
+    Jobs whose names differ only in a number at the end, of the same stage and depth, become one node. Since
+    an edge always leads to a greater depth, the graph of nodes has no cycle either.
     """
     depth = depths(jobs)
     members: dict[tuple[str, str, int], list[JobRow]] = defaultdict(list)

@@ -17,17 +17,17 @@ from atomfoundry.results.report import (
     curves,
     forgetting,
     ledger,
+    overview,
     parity,
     pipeline,
     text,
     uncertainty,
 )
-from atomfoundry.results.report import headline as summary
-from atomfoundry.results.report.blocks import Block, Figure, FigureRow, Fold, Section
+from atomfoundry.results.report.blocks import Block, Figure, Fold, Row, Section
 from atomfoundry.results.report.data import ReportInputs
 
 SECTIONS = (
-    summary.section,
+    overview.section,
     pipeline.section,
     composition.section,
     alignment.section,
@@ -74,7 +74,7 @@ def render_report(inputs: ReportInputs, path: str | Path) -> dict[str, float | s
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return summary.headline(inputs)
+    return overview.headline(inputs)
 
 
 def html(inputs: ReportInputs) -> str:
@@ -84,7 +84,9 @@ def html(inputs: ReportInputs) -> str:
 
     sections = build_sections(inputs)
     numbered = {id(figure): f"figure-{i}" for i, figure in enumerate(_figures(sections), start=1)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["spec"] = lambda figure: Markup(specification(figure))
     environment.filters["svg"] = lambda drawing: Markup(drawing.svg)
     environment.filters["number_of"] = lambda figure: numbered[id(figure)]
@@ -125,9 +127,7 @@ def _inside(blocks: Any) -> Iterator[Figure]:
     for block in blocks:
         if isinstance(block, Figure):
             yield block
-        elif isinstance(block, FigureRow):
-            yield from block.figures
-        elif isinstance(block, Fold):
+        elif isinstance(block, Row | Fold):
             yield from _inside(block.blocks)
 
 
@@ -139,5 +139,5 @@ def _resource(name: str) -> str:
 def _plotly() -> str:
     """Return plotly.js; read as a file, since importing plotly takes longer than rendering the page."""
     content = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    # An HTML parser ends the element at this word wherever it stands; inside strings the backslash changes nothing.
+    # An HTML parser ends the element at this word wherever it stands; in a string the backslash changes nothing.
     return content.replace("</script", "<\\/script")

@@ -9,7 +9,7 @@ import numpy as np
 from atomfoundry.documents import ErrorMetrics, ModelDoc
 from atomfoundry.results.report import style, text
 from atomfoundry.results.report.alignment import diagonal
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Fold, Section, Table, Words
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Fold, Row, Section, Table, Words
 from atomfoundry.results.report.curves import model_name
 from atomfoundry.results.report.data import Predictions, ReportInputs
 from atomfoundry.units import EV_PER_A3_IN_GPA
@@ -33,13 +33,17 @@ class Quantity:
     error_unit: str
     points: str
     """What one point is."""
-    axis: str
+    note: str = ""
 
 
 QUANTITIES = (
-    Quantity("energy", "Energy", 1.0, "eV/atom", 1000.0, "meV/atom", "frame", "above atoms"),
-    Quantity("forces", "Forces", 1.0, f"eV/{text.ANGSTROM}", 1000.0, f"meV/{text.ANGSTROM}", "force component", "force"),
-    Quantity("stress", "Stress", EV_PER_A3_IN_GPA, "GPa", EV_PER_A3_IN_GPA, "GPa", "stress component", "stress"),
+    Quantity(
+        "energy", "Energy", 1.0, "eV/atom", 1000.0, "meV/atom", "frame", "Energies count from isolated atoms."
+    ),
+    Quantity(
+        "forces", "Forces", 1.0, f"eV/{text.ANGSTROM}", 1000.0, f"meV/{text.ANGSTROM}", "force component"
+    ),
+    Quantity("stress", "Stress", EV_PER_A3_IN_GPA, "GPa", EV_PER_A3_IN_GPA, "GPa", "stress component"),
 )
 
 
@@ -60,8 +64,8 @@ def section(inputs: ReportInputs) -> Section:
         else:
             blocks.append(Fold(title=f"The same for {model_name(model)}", blocks=found))
     lead = (
-        "Predictions against the labels of the quantum-mechanical code. Training frames were fitted, validation "
-        "frames decided when to stop, test frames were never used: their numbers count."
+        "Predictions against the labels of the quantum-mechanical code. Training frames were fitted, "
+        "validation frames decided when to stop, test frames were never used: their numbers count."
     )
     return Section(key=key, title=title, lead=lead, blocks=blocks)
 
@@ -78,8 +82,8 @@ def _model(model: ModelDoc, predictions: Predictions | None, *, main: bool) -> l
             drawn = [_quantity(q, predictions, head, metrics, main=main) for q in QUANTITIES]
             pairs = [pair for pair in drawn if pair is not None]
             if pairs:
-                blocks.append(FigureRow(figures=[parity for parity, _ in pairs], columns=3))
-                blocks.append(FigureRow(figures=[cdf for _, cdf in pairs], columns=3))
+                blocks.append(Row(blocks=[parity for parity, _ in pairs], columns=3))
+                blocks.append(Row(blocks=[cdf for _, cdf in pairs], columns=3))
     elif main:
         blocks.append(Words(text="No parity plots: the model's predictions were not stored."))
     if model.metrics:
@@ -90,7 +94,7 @@ def _model(model: ModelDoc, predictions: Predictions | None, *, main: bool) -> l
 def metrics_table(metrics: list[ErrorMetrics]) -> Table:
     """Return all metrics of a model, a row a head and split."""
     order = {split: i for i, split in enumerate(style.SPLITS)}
-    rows = []
+    rows: list[list[Cell | str]] = []
     for m in sorted(metrics, key=lambda m: (m.head, order.get(m.split, len(order)))):
         cells = [(1000.0, m.energy_mae), (1000.0, m.energy_rmse), (0.0, m.energy_r2)]
         cells += [(1000.0, m.forces_mae), (1000.0, m.forces_rmse), (0.0, m.forces_r2)]
@@ -100,10 +104,7 @@ def metrics_table(metrics: list[ErrorMetrics]) -> Table:
                 m.head,
                 m.split,
                 Cell(text=text.number(m.n_frames), kind="number"),
-                *(
-                    Cell(text=_metric(scale, value), kind="number")
-                    for scale, value in cells
-                ),
+                *(Cell(text=_metric(scale, value), kind="number") for scale, value in cells),
             ]
         )
     a = text.ANGSTROM
@@ -132,7 +133,7 @@ def _metric(scale: float, value: float | None) -> str:
     """Return a scaled error, or an R2 (scale 0)."""
     if value is None:
         return text.MISSING
-    return text.fixed(value, 4) if scale == 0.0 else text.number(value * scale)
+    return text.r_squared(value) if scale == 0.0 else text.number(value * scale)
 
 
 def scores(ref: np.ndarray, pred: np.ndarray) -> tuple[float, float, float | None]:
@@ -211,35 +212,39 @@ def _parity(
                     "symbol": style.SYMBOLS[i % len(style.SYMBOLS)],
                     "line": {"width": 0},
                 },
-                "hovertemplate": "label %{x:.5g}<br>model %{y:.5g}<extra>" + style.plot_text(split) + "</extra>",
+                "hovertemplate": "label %{x:.5g}<br>model %{y:.5g}<extra>"
+                + style.plot_text(split)
+                + "</extra>",
             }
         )
     mae, rmse, r2 = _numbers(quantity, document, pairs[shown])
     lines = [f"<b>{style.plot_text(shown)}</b>"]
     if r2 is not None:
-        lines.append(f"R² {text.fixed(r2, 4)}")
+        lines.append(f"R² {text.r_squared(r2)}")
     lines.append(f"MAE {text.number(mae * quantity.error_scale)} {quantity.error_unit}")
     lines.append(f"RMSE {text.number(rmse * quantity.error_scale)} {quantity.error_unit}")
     caption = f"One point a {quantity.points}; on the dashed line model and label agree."
+    if quantity.note:
+        caption += f" {quantity.note}"
     if thinned:
         total = sum(ref.size for ref, _ in pairs.values())
-        caption += f" Drawn: a random share of {text.number(total)}, the {WORST_KEPT} worst of each split always."
+        caption += (
+            f" Drawn: a random share of {text.number(total)}, the {WORST_KEPT} worst of each split always."
+        )
     return Figure(
         title=quantity.title,
         caption=caption,
         data=data,
         layout=style.layout(
-            style.axis(f"label: {quantity.axis} ({quantity.unit})", range=ends),
-            style.axis(f"model: {quantity.axis} ({quantity.unit})", range=ends),
+            style.axis(f"label ({quantity.unit})", range=ends),
+            style.axis(f"model ({quantity.unit})", range=ends),
             annotations=[style.inset("<br>".join(lines))],
         ),
         height=350,
     )
 
 
-def _distribution(
-    quantity: Quantity, pairs: dict[str, tuple[np.ndarray, np.ndarray]], shown: str
-) -> Figure:
+def _distribution(quantity: Quantity, pairs: dict[str, tuple[np.ndarray, np.ndarray]], shown: str) -> Figure:
     """Return the cumulative distribution of absolute errors, a line a split."""
     levels = 1 - np.geomspace(1.0, 1e-3, CDF_POINTS)
     levels = np.unique(np.concatenate([levels, np.linspace(0, 1, CDF_POINTS)]))
@@ -267,11 +272,9 @@ def _distribution(
         f"Share of {shown} {quantity.points}s below an error: half are below {text.number(float(half))}, "
         f"90 % below {text.number(float(ninety))} {quantity.error_unit}."
     )
-    if largest <= 0:
-        x_axis = style.axis(f"absolute error ({quantity.error_unit})")
-    else:
-        ends = [float(np.log10(max(smallest, largest * 1e-5))), float(np.log10(largest * 1.2))]
-        x_axis = style.log_axis(f"absolute error ({quantity.error_unit})", range=ends)
+    x_axis = style.log_axis(
+        f"absolute error ({quantity.error_unit})", [max(smallest, largest * 1e-5), largest], pad=0.02
+    )
     return Figure(
         title=f"{quantity.title}: error distribution",
         caption=caption,

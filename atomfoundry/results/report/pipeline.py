@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 
 from atomfoundry.results.report import text
 from atomfoundry.results.report.blocks import Block, Cell, Drawing, Section, Table, Words
@@ -47,7 +48,7 @@ def section(inputs: ReportInputs) -> Section:
 def stage_classes(nodes: list[Node]) -> dict[str, str]:
     """Return stage -> CSS class of its colour, in the order of first appearance down the graph."""
     stages = dict.fromkeys(node.stage for node in sorted(nodes, key=lambda n: n.depth))
-    return {stage: f"stage-{i % 8}" for i, stage in enumerate(stages)}
+    return {stage: f"stage-{i % 10}" for i, stage in enumerate(stages)}
 
 
 def graph(nodes: list[Node]) -> Drawing:
@@ -66,7 +67,7 @@ def graph(nodes: list[Node]) -> Drawing:
     parts = [legend]
     drawn = set()
     for route in routes:
-        for upper, lower in zip(route, route[1:], strict=False):
+        for upper, lower in itertools.pairwise(route):
             step = (upper.key, lower.key)
             if step not in drawn:
                 drawn.add(step)
@@ -83,7 +84,9 @@ def graph(nodes: list[Node]) -> Drawing:
         + "</svg>"
     )
     merged = sum(len(node.jobs) for node in nodes) - len(nodes)
-    caption = "Data walks from top to bottom; each box says what came out, how many jobs it took and their time"
+    caption = (
+        "Data walks from top to bottom; each box says what came out, how many jobs it took and their time"
+    )
     caption += " (like jobs share a box)." if merged else "."
     caption += " Connections that a longer way implies are not drawn; point at a box to see all its inputs."
     return Drawing(title="The jobs and what they read from each other", caption=caption, svg=svg)
@@ -126,17 +129,16 @@ def _box(node: Node, nodes: list[Node], x: float, y: float, colour: str) -> str:
     """Return one box: name, what came out, jobs and time, failures in their own colour."""
     glyph, state_class = GLYPHS.get(node.state, ("\N{WHITE CIRCLE}", "idle"))
     inside = x + 14
-    reused, failed = node.total("n_reused"), node.total("n_failed")
+    failed = node.total("n_failed")
     last = [text.count(len(node.jobs), "job")] if len(node.jobs) > 1 else []
     if node.wall_time_s is not None:
         last.append(text.duration(node.wall_time_s))
     if state_class != "good":
         last.append(node.state)
     spans = [html.escape(" · ".join(last))]
-    if reused:
-        spans.append(f"{text.number(reused)} reused")
     if failed:
         spans.append(f'<tspan class="bad">{text.number(failed)} failed</tspan>')
+    third = " · ".join(span for span in spans if span)
     return (
         f'<g class="box"><title>{html.escape(_hint(node, nodes))}</title>'
         f'<rect class="frame {state_class}" x="{x:.1f}" y="{y:.1f}" width="{BOX_WIDTH:.0f}" '
@@ -145,8 +147,8 @@ def _box(node: Node, nodes: list[Node], x: float, y: float, colour: str) -> str:
         f'height="{BOX_HEIGHT - 14:.0f}" rx="2"/>'
         f'<text class="name" x="{inside:.1f}" y="{y + 19:.1f}">{html.escape(_cut(node.name, 23))}</text>'
         f'<text class="mark {state_class}" x="{x + BOX_WIDTH - 9:.1f}" y="{y + 19:.1f}">{glyph}</text>'
-        f'<text class="small" x="{inside:.1f}" y="{y + 35:.1f}">{html.escape(_cut(_counts(node), 32))}</text>'
-        f'<text class="small quiet" x="{inside:.1f}" y="{y + 50:.1f}">{" · ".join(s for s in spans if s)}</text>'
+        f'<text class="small" x="{inside:.1f}" y="{y + 35:.1f}">{html.escape(_cut(_counts(node), 29))}</text>'
+        f'<text class="small quiet" x="{inside:.1f}" y="{y + 50:.1f}">{third}</text>'
         "</g>"
     )
 
@@ -155,7 +157,8 @@ def _counts(node: Node) -> str:
     """Return what came out of the node's jobs."""
     labels = node.total("n_labels")
     if labels is not None:
-        return text.count(labels, "label")
+        reused = node.total("n_reused")
+        return text.count(labels, "label") + (f", {text.number(reused)} reused" if reused else "")
     return node.jobs[0].counts if len(node.jobs) == 1 else ""
 
 
@@ -183,7 +186,8 @@ def _lead(jobs: list[JobRow], nodes: list[Node]) -> str:
     states: dict[str, int] = {}
     for job in jobs:
         states[job.state] = states.get(job.state, 0) + 1
-    words = f"{text.count(len(jobs), 'job')} ({text.listing(states)})"
+    listed = ", ".join(f"{text.number(n)} {state}" for state, n in states.items())
+    words = f"{text.count(len(jobs), 'job')} ({listed})"
     busy = sum(job.wall_time_s or 0.0 for job in jobs)
     words += f", {text.duration(busy)} of work"
     heaviest = max(nodes, key=lambda n: n.wall_time_s or 0.0)
@@ -197,7 +201,7 @@ def _lead(jobs: list[JobRow], nodes: list[Node]) -> str:
 
 def _table(jobs: list[JobRow]) -> Table:
     """Return the list of all jobs, folded away."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for job in jobs:
         kind = GLYPHS.get(job.state.lower(), ("", "quiet"))[1]
         memory = None if job.peak_memory_mb is None else job.peak_memory_mb * 1e6

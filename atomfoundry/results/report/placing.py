@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -49,7 +50,7 @@ def build(
                 rows[layer].append(bend)
             route.append(trunks[(parent, layer)])
         route.append(nodes[child])
-        for upper, lower in zip(route, route[1:], strict=False):
+        for upper, lower in itertools.pairwise(route):
             if lower not in upper.below:
                 upper.below.append(lower)
                 lower.above.append(upper)
@@ -60,8 +61,8 @@ def build(
 def arrange(rows: list[list[Place]], *, width: float, gap: float, sweeps: int = 12) -> float:
     """Order the places of every layer, set their centres ``x`` and return the width that was needed.
 
-    Ordering by the mean of the neighbours (Sugiyama, Tagawa, Toda, IEEE Trans. SMC 11, 109, 1981); positions by
-    least squares under the order, solved exactly by pooling neighbours that would overlap.
+    Ordering by the mean of the neighbours (Sugiyama, Tagawa, Toda, IEEE Trans. SMC 11, 109, 1981); positions
+    by least squares under the order, solved exactly by pooling neighbours that would overlap.
     """
     width = max([width, *(sum(p.width for p in row) + gap * (len(row) - 1) for row in rows)])
     for row in rows:

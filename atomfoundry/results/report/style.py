@@ -1,12 +1,15 @@
-"""Colours and axes that all figures share. Colours are CSS variables, so both themes and print have their own."""
+"""Colours and axes that all figures share; colours are CSS variables, so each theme and print has its own."""
 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from atomfoundry.results.report.text import short_number
 
 BLUE = "var(--blue)"
 ORANGE = "var(--orange)"
@@ -16,6 +19,7 @@ SKY = "var(--sky)"
 RED = "var(--red)"
 INK = "var(--ink)"
 MUTED = "var(--muted)"
+FAINT = "var(--faint)"
 
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 """Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart by colour-blind readers."""
@@ -26,7 +30,7 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 SPLITS = ("train", "valid", "test")
-SPLIT_COLOURS = {"train": SKY, "valid": ORANGE, "test": BLUE}
+SPLIT_COLOURS = {"train": FAINT, "valid": ORANGE, "test": BLUE}
 
 
 def plot_text(text: str) -> str:
@@ -47,9 +51,32 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
 
 
-def log_axis(title: str, **more: Any) -> dict[str, Any]:
-    """Return a logarithmic axis with ticks 1, 2, 5 where there is room and plain decade labels."""
-    return {"title": {"text": title}, "type": "log", "dtick": 1, "exponentformat": "power", **more}
+def log_axis(title: str, data: Iterable[float], *, pad: float = 0.08) -> dict[str, Any]:
+    """Return a logarithmic axis over the positive data, with plain numbers at 1, 2, 5 or the decades.
+
+    Parameters
+    ----------
+    title
+        With the unit.
+    data
+        What is drawn along the axis, in its unit.
+    pad
+        Free room at both ends, as a share of the span.
+    """
+    positive = [v for v in data if v is not None and v > 0 and math.isfinite(v)] or [0.1, 10.0]
+    low, high = math.log10(min(positive)), math.log10(max(positive))
+    room = pad * max(high - low, 0.5)
+    low, high = low - room, high + room
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    # More decades than are seen, so that there still are ticks after zooming out or panning.
+    ticks = [m * 10.0**k for k in range(math.floor(low) - 2, math.ceil(high) + 3) for m in steps]
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "range": [low, high],
+        "tickvals": [float(f"{t:.1g}") for t in ticks],
+        "ticktext": [short_number(t) for t in ticks],
+    }
 
 
 def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -37,6 +37,24 @@ def number(value: float | int | None, digits: int = 3) -> str:
     return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", MINUS)
 
 
+def short_number(value: float) -> str:
+    """Return a round number without needless zeros, e.g. ``10``, ``0.05``, ``10⁻⁶``."""
+    words = number(value, 1)
+    return words.removeprefix("1×")
+
+
+def r_squared(value: float | None) -> str:
+    """Return a coefficient of determination: four decimals, fewer where it is far from 1."""
+    return fixed(value, 4) if value is None or abs(value) < 10 else number(value)
+
+
+def plain(value: float | None) -> str:
+    """Return a number as it was given, without needless zeros."""
+    if value is None or not math.isfinite(value) or not 1e-4 <= abs(value) < 1e7:
+        return number(value)
+    return f"{value:,.10g}".replace("-", MINUS)
+
+
 def fixed(value: float | None, decimals: int = 3) -> str:
     """Return ``value`` with a fixed number of decimals; ``None`` and NaN become a dash."""
     if value is None or math.isnan(value):
@@ -100,9 +118,9 @@ def count(n: int, noun: str, plural: str | None = None) -> str:
 
 
 def listing(counts: dict[str, int]) -> str:
-    """Return ``a 3, b 1`` in falling order of the counts."""
+    """Return ``a: 3, b: 1`` in falling order of the counts."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {number(n)}" for name, n in ordered) or MISSING
+    return ", ".join(f"{name}: {number(n)}" for name, n in ordered) or MISSING
 
 
 def short_hash(text: str, length: int = 10) -> str:

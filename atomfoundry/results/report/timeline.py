@@ -68,7 +68,7 @@ class Clock:
         step = next((s for s in NICE_STEPS if s * self.scale >= 80), None)
         if step is None:
             step = 86400 * max(1, round(80 / (self.scale * 86400)))
-        found = []
+        found: list[float] = []
         for start, end in self.spans:
             first = int(-(-start // step))
             found += [k * step for k in range(first, int(end // step) + 1)]
@@ -99,11 +99,14 @@ def timeline(nodes: list[Node], colours: dict[str, str]) -> Drawing | None:
     for i, node in enumerate(rows):
         y = i * ROW + 3
         name = node.name if len(node.name) <= 29 else node.name[:28] + "\N{HORIZONTAL ELLIPSIS}"
-        parts.append(f'<text class="small row" x="{LABELS - 10:.0f}" y="{y + 12:.0f}">{html.escape(name)}</text>')
+        parts.append(
+            f'<text class="small row" x="{LABELS - 10:.0f}" y="{y + 12:.0f}">{html.escape(name)}</text>'
+        )
         for bar in bars:
             if bar.node is node:
                 x, end = clock(bar.start), clock(bar.end)
-                hint = f"{bar.name}: starts at {text.duration(bar.start)}, takes {text.duration(bar.end - bar.start)}"
+                hint = f"{bar.name}: starts at {text.duration(bar.start)}, "
+                hint += f"takes {text.duration(bar.end - bar.start)}"
                 parts.append(
                     f'<rect class="bar {colours[node.stage]}{" failed" if bar.failed else ""}" x="{x:.1f}" '
                     f'y="{y:.0f}" width="{max(end - x, 2):.1f}" height="15" rx="2">'
@@ -115,17 +118,21 @@ def timeline(nodes: list[Node], colours: dict[str, str]) -> Drawing | None:
             f"{text.duration(node.wall_time_s)}</text>"
         )
     whole = max(bar.end for bar in bars)
-    axis = f'<text class="tick" x="{WIDTH - TIMES:.0f}" y="{bottom + 30:.0f}">time since the first job began</text>'
+    place = f'x="{WIDTH - TIMES:.0f}" y="{bottom + 30:.0f}"'
+    axis = f'<text class="tick" {place}>time since the first job began</text>'
     svg = (
         f'<svg class="gantt" viewBox="0 0 {WIDTH:.0f} {bottom + 34:.0f}" role="img" '
-        f'aria-label="Timeline of {len(rows)} rows over {text.duration(whole)}">' + "".join(parts) + axis + "</svg>"
+        f'aria-label="Timeline of {len(rows)} rows over {text.duration(whole)}">'
+        + "".join(parts)
+        + axis
+        + "</svg>"
     )
     caption = (
-        f"From the start of the first job to the end of the last one: {text.duration(whole)}; bars in one row "
-        "are like jobs, side by side in time where they ran in parallel, with their summed wall time."
+        f"From the start of the first job to the end of the last one: {text.duration(whole)}; bars in one "
+        "row are like jobs, side by side in time where they ran in parallel, with their summed wall time."
     )
     if clock.breaks:
-        caption += f" {text.count(len(clock.breaks), 'pause')} in which nothing ran cut out (hatched)."
+        caption += f" {text.count(len(clock.breaks), 'pause')} in which nothing ran cut out (grey)."
     return Drawing(title="When each job ran", caption=caption, svg=svg)
 
 

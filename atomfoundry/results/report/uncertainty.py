@@ -8,7 +8,7 @@ import numpy as np
 
 from atomfoundry.documents import SelectionDoc, UncertaintyDoc
 from atomfoundry.results.report import style, text
-from atomfoundry.results.report.blocks import Block, Cell, Figure, FigureRow, Section, Table
+from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table
 from atomfoundry.results.report.data import ReportInputs
 
 HALF_NORMAL = ((0.6827, 1.0, "68 %"), (0.9545, 2.0, "95 %"), (0.9973, 3.0, "99.7 %"))
@@ -27,16 +27,18 @@ def section(inputs: ReportInputs) -> Section:
     for selection in inputs.selections:
         blocks += _selection(selection)
     if not blocks:
-        return Section(key=key, title=title, absent="No uncertainty was computed and no structure was selected.")
+        return Section(
+            key=key, title=title, absent="No uncertainty was computed and no structure was selected."
+        )
     lead = (
-        "The model says how sure it is (last-layer prediction rigidities, LLPR). Molecular dynamics runs until it "
-        "becomes unsure; frames between the two thresholds are labelled next."
+        "The model says how sure it is (last-layer prediction rigidities, LLPR). Molecular dynamics runs until "
+        "it becomes unsure; frames between the two thresholds are labelled next."
     )
     return Section(key=key, title=title, lead=lead, blocks=blocks)
 
 
 def _uncertainty(doc: UncertaintyDoc) -> list[Block]:
-    rows = []
+    rows: list[list[Cell | str]] = []
     for head in doc.heads:
         own = [p for p in doc.points if p.get("head") == head]
         shares = coverage(own)
@@ -66,17 +68,17 @@ def _uncertainty(doc: UncertaintyDoc) -> list[Block]:
         ],
         rows=rows,
         caption="Calibrated on frames that training did not use "
-        f"({text.number(doc.n_calibration)}; {text.number(doc.n_training)} in training). Of a perfect uncertainty, "
-        "68 %, 95 % and 99.7 % of errors lie below 1, 2 and 3 σ.",
+        f"({text.number(doc.n_calibration)}; {text.number(doc.n_training)} in training). Of a perfect "
+        "uncertainty, 68 %, 95 % and 99.7 % of errors lie below 1, 2 and 3 σ.",
         numeric=frozenset(range(1, 8)),
     )
     figures = [f for f in (_calibration(doc), _cumulative(doc)) if f is not None]
-    return [FigureRow(figures=figures), table] if figures else [table]
+    return [Row(blocks=figures), table] if figures else [table]
 
 
 def _pairs(points: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """Return sigma and absolute error in eV/atom of the points that have both."""
-    rows = [
+    rows: list[list[Cell | str]] = [
         (float(p["sigma"]), abs(float(p["error"])))
         for p in points
         if p.get("sigma") is not None and p.get("error") is not None and p["sigma"] > 0
@@ -137,14 +139,12 @@ def _calibration(doc: UncertaintyDoc) -> Figure | None:
     high = max(float(error.max()), 3 * float(sigma.max()))
     return Figure(
         title="Is the model as wrong as it says?",
-        caption="Error of a frame against the predicted uncertainty; the three lines bound 68, 95 and 99.7 % of "
-        "the errors if the uncertainty is right.",
+        caption="Error of a frame against the predicted uncertainty; the three lines bound 68, 95 and "
+        "99.7 % of the errors if the uncertainty is right.",
         data=data,
         layout=style.layout(
-            style.log_axis("predicted σ (meV/atom)", range=[math.log10(v) for v in ends]),
-            style.log_axis(
-                "|error| (meV/atom)", range=[math.log10(1000 * low / 2), math.log10(1000 * high * 1.5)]
-            ),
+            style.log_axis("predicted σ (meV/atom)", ends, pad=0.0),
+            style.log_axis("|error| (meV/atom)", [1000 * low / 2, 1000 * high]),
         ),
         height=350,
     )
@@ -196,7 +196,7 @@ def _cumulative(doc: UncertaintyDoc) -> Figure | None:
 
 def _selection(doc: SelectionDoc) -> list[Block]:
     figures = [f for f in (_traces(doc), _funnel(doc)) if f is not None]
-    blocks: list[Block] = [FigureRow(figures=figures)] if figures else []
+    blocks: list[Block] = [Row(blocks=figures)] if figures else []
     if doc.trajectories:
         blocks.append(
             Table(
@@ -230,11 +230,12 @@ def _selection(doc: SelectionDoc) -> list[Block]:
 
 def _traces(doc: SelectionDoc) -> Figure | None:
     """Return the largest force uncertainty along each trajectory, with the thresholds."""
-    data = []
+    data, every = [], [v for v in doc.thresholds.values() if v > 0]
     for i, t in enumerate(doc.trajectories[:TRACES_DRAWN]):
         step = -(-len(t.times) // TRACE_POINTS) or 1
         points = [(x / 1000, y) for x, y in zip(t.times[::step], t.sigma_max[::step], strict=False) if y > 0]
         if points:
+            every += [y for _, y in points]
             data.append(
                 {
                     "type": "scatter",
@@ -268,10 +269,10 @@ def _traces(doc: SelectionDoc) -> Figure | None:
                     "text": style.plot_text(words.get(name, name)),
                     "showarrow": False,
                     "font": {"size": 11, "color": colour},
+                    "bgcolor": "var(--veil)",
+                    "borderpad": 1,
                 }
             )
-    every = [y for trace in data for y in trace["y"]] + [v for v in doc.thresholds.values() if v > 0]
-    ends = [math.log10(min(every)) - 0.1, math.log10(max(every)) + 0.2]
     more = len(doc.trajectories) - TRACES_DRAWN
     caption = "Largest uncertainty of any atom's force along each run; between the lines frames are kept."
     if more > 0:
@@ -282,7 +283,7 @@ def _traces(doc: SelectionDoc) -> Figure | None:
         data=data,
         layout=style.layout(
             style.axis("time (ps)"),
-            style.log_axis(f"largest force σ (eV/{text.ANGSTROM})", range=ends),
+            style.log_axis(f"largest force σ (eV/{text.ANGSTROM})", every, pad=0.1),
             shapes=lines,
             annotations=notes,
         ),
@@ -295,7 +296,9 @@ def _funnel(doc: SelectionDoc) -> Figure | None:
     if not doc.n_candidates and not doc.n_selected:
         return None
     rows = [("candidates", doc.n_candidates, style.SKY)]
-    rows += [(f"rejected: {reason.replace('_', ' ')}", n, style.ORANGE) for reason, n in doc.n_rejected.items()]
+    rows += [
+        (f"rejected: {reason.replace('_', ' ')}", n, style.ORANGE) for reason, n in doc.n_rejected.items()
+    ]
     rows.append(("selected", doc.n_selected, style.BLUE))
     return Figure(
         title=f"What was selected, round {doc.round}",
@@ -310,6 +313,8 @@ def _funnel(doc: SelectionDoc) -> Figure | None:
                 "text": [text.number(n) for _, n, _ in rows],
                 "textposition": "outside",
                 "cliponaxis": False,
+                "constraintext": "none",
+                "textangle": 0,
                 "marker": {"color": [colour for _, _, colour in rows]},
                 "hovertemplate": "%{y}: %{x}<extra></extra>",
             }

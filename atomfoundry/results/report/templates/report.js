@@ -40,32 +40,49 @@
 
   const config = {
     responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    // Nothing of a report leaves the machine.
+    showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "",
+    modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
 
   function draw(place) {
-    if (!window.Plotly) return;
-    const source = document.querySelector('script[data-for="' + place.id + '"]');
-    const spec = coloured(JSON.parse(source.textContent));
-    spec.layout.template = template();
     place.dataset.drawn = "yes";
-    window.Plotly.react(place, spec.data, spec.layout, config);
+    try {
+      const source = document.querySelector('script[data-for="' + place.id + '"]');
+      const spec = coloured(JSON.parse(source.textContent));
+      spec.layout.template = template();
+      window.Plotly.react(place, spec.data, spec.layout, config);
+    } catch (error) {
+      // One broken figure must not take the others with it.
+      place.textContent = "This figure cannot be drawn: " + error.message;
+    }
   }
 
+  // What is on the screen is drawn at once, the rest one by one while the browser is idle; folded figures wait.
   const plots = Array.from(document.querySelectorAll(".plot"));
   const near = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
+      if (entry.isIntersecting && !entry.target.dataset.drawn) draw(entry.target);
     }
-  }, { rootMargin: "700px 0px" });
+  }, { rootMargin: "400px 0px" });
   plots.forEach((place) => near.observe(place));
+  const folded = (place) => place.closest("details:not([open])") !== null;
+  const idle = window.requestIdleCallback || ((work) => setTimeout(work, 30));
+  function drawNext() {
+    const place = plots.find((p) => !p.dataset.drawn && !folded(p));
+    if (!place) return;
+    draw(place);
+    idle(drawNext);
+  }
+  idle(drawNext);
 
   function redraw() { plots.filter((place) => place.dataset.drawn).forEach(draw); }
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   window.addEventListener("beforeprint", () => {
-    plots.forEach((place) => { if (place.offsetParent) draw(place); });
+    root.classList.add("light"); // paper is white whatever the screen is
+    plots.forEach((place) => { if (!folded(place)) draw(place); });
   });
-  window.addEventListener("afterprint", redraw);
+  window.addEventListener("afterprint", () => { root.classList.remove("light"); redraw(); });
 
   const toast = document.getElementById("toast");
   let timer = 0;

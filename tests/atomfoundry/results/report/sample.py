@@ -135,7 +135,15 @@ JOBS = [
     ("merge datasets", "dataset", 69.6, 0.8, ["align energies", "harvest crystals"], "148 frames", {}),
     ("train base model", "training", 70.6, 96.0, ["merge datasets"], "44,390 parameters, 120 epochs", {}),
     ("label fine-tuning set", "labels", 70.6, 22.0, ["build structures"], "", {"n_labels": 24}),
-    ("fine-tune naive", "fine-tuning", 167, 18.0, ["train base model", "label fine-tuning set"], "40 epochs", {}),
+    (
+        "fine-tune naive",
+        "fine-tuning",
+        167,
+        18.0,
+        ["train base model", "label fine-tuning set"],
+        "40 epochs",
+        {},
+    ),
     (
         "fine-tune replay",
         "fine-tuning",
@@ -155,7 +163,15 @@ JOBS = [
         {},
     ),
     ("fit uncertainty", "active learning", 185.5, 4.6, ["train base model", "merge datasets"], "1 head", {}),
-    ("explore with MD", "active learning", 196, 21.0, ["fit uncertainty", "train base model"], "4 runs, 61 flagged", {}),
+    (
+        "explore with MD",
+        "active learning",
+        196,
+        21.0,
+        ["fit uncertainty", "train base model"],
+        "4 runs, 61 flagged",
+        {},
+    ),
     ("select frames", "active learning", 217.5, 0.9, ["explore with MD", "merge datasets"], "12 of 61", {}),
     ("label selected", "active learning", 1100, 16.5, ["select frames"], "", {"n_labels": 12, "n_failed": 1}),
     ("train again", "active learning", 1117, 44.0, ["label selected", "train base model"], "55 epochs", {}),
@@ -490,7 +506,11 @@ def forgetting() -> ForgettingDoc:
     return ForgettingDoc(
         task="silicon vacancies",
         records=records,
-        task_metrics={"pretrained": base, "naive": metrics("default", 1.6)[2], "replay": metrics("ft", 1.5)[2]},
+        task_metrics={
+            "pretrained": base,
+            "naive": metrics("default", 1.6)[2],
+            "replay": metrics("ft", 1.5)[2],
+        },
         n_replay=60,
         provenance=provenance("measure forgetting"),
     )
@@ -521,7 +541,12 @@ def uncertainty() -> UncertaintyDoc:
 def selection() -> SelectionDoc:
     rng = np.random.default_rng(5)
     runs = []
-    for structure, temperature, n in (("Si8", 600, 200), ("Si8", 1500, 200), ("SiH4", 600, 200), ("Si2H6", 1500, 74)):
+    for structure, temperature, n in (
+        ("Si8", 600, 200),
+        ("Si8", 1500, 200),
+        ("SiH4", 600, 200),
+        ("Si2H6", 1500, 74),
+    ):
         trend = np.linspace(np.log(0.12), np.log(0.16 + temperature / 2500), n)
         sigma = np.exp(trend + rng.normal(0, 0.16, n))
         if n < 200:
@@ -597,7 +622,15 @@ def benchmarks() -> list[BenchmarkDoc]:
         failures=[{"item": "strain -0.05000", "reason": "unconverged", "message": "no convergence in 100 steps"}],
         provenance=provenance("equation of state", wall=2.4),
     )  # fmt: skip
-    constants = {"C11": 152.3, "C12": 58.1, "C44": 74.8, "K_VRH": 89.5, "G_VRH": 62.9, "E": 152.9, "nu": 0.2153}
+    constants = {
+        "C11": 152.3,
+        "C12": 58.1,
+        "C44": 74.8,
+        "K_VRH": 89.5,
+        "G_VRH": 62.9,
+        "E": 152.9,
+        "nu": 0.2153,
+    }
     elasticity = BenchmarkDoc(
         benchmark="elasticity",
         name="elasticity Si",
@@ -722,5 +755,10 @@ def full_inputs() -> ReportInputs:
                 "job_uuid": "",
             }
         ],
-        environment={"Python": "3.12.3", "Operating system": "Linux 6.8", "Processor": "2 cores", "Quantum ESPRESSO": "7.4"},
+        environment={
+            "Python": "3.12.3",
+            "Operating system": "Linux 6.8",
+            "Processor": "2 cores",
+            "Quantum ESPRESSO": "7.4",
+        },
     )

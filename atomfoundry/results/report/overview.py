@@ -45,7 +45,10 @@ def headline(inputs: ReportInputs) -> dict[str, float | str | None]:
             found.setdefault("nve_drift_mev_per_atom_per_ps", drift)
     for method in ("naive", "replay"):
         ratios = [
-            r.ratio for f in inputs.forgetting for r in f.records if (r.method, r.quantity) == (method, "forces")
+            r.ratio
+            for f in inputs.forgetting
+            for r in f.records
+            if (r.method, r.quantity) == (method, "forces")
         ]
         if ratios:
             found[f"forgetting_forces_{method}"] = min(ratios)
@@ -101,14 +104,21 @@ def _lead(inputs: ReportInputs) -> str:
     if model is not None:
         words = f"{model_name(model)}: an {model.architecture} potential for {', '.join(model.elements)}"
         if inputs.label_sets:
-            words += f", from {text.number(sum(s.n_labelled for s in inputs.label_sets))} labels by " + " and ".join(
-                dict.fromkeys(s.level.label for s in inputs.label_sets)
+            words += (
+                f", from {text.number(sum(s.n_labelled for s in inputs.label_sets))} labels by "
+                + " and ".join(dict.fromkeys(s.level.label for s in inputs.label_sets))
             )
         words += ". "
     if inputs.targets:
         met = sum(target.passed is True for target in inputs.targets)
         everything = len(inputs.targets)
-        words += "All targets are met." if met == everything else f"{met} of {everything} targets are met."
+        missed = sum(target.passed is False for target in inputs.targets)
+        words += "All targets are met." if met == everything else f"{met} of {everything} targets are met"
+        if missed:
+            words += f", {missed} missed"
+        if met + missed < everything:
+            words += f", {everything - met - missed} not measured"
+        words = words.removesuffix(".") + "."
     return words.strip()
 
 
@@ -178,7 +188,7 @@ def _targets(targets: list[TargetRow]) -> Table:
             [
                 target.name,
                 Cell(text=_with_unit(text.number(target.value), target.unit), kind="number"),
-                Cell(text=_with_unit(f"{sign} {text.number(target.target)}", target.unit), kind="number"),
+                Cell(text=_with_unit(f"{sign} {text.plain(target.target)}", target.unit), kind="number"),
                 verdict,
                 words,
             ]
@@ -215,5 +225,3 @@ def _with_unit(number: str, unit: str) -> str:
 
 def _times(factor: float, value: float | None) -> float | None:
     return None if value is None else factor * value
-
-
