@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.makers.active_learning import ExploreMaker
+    from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
     from atomfoundry.makers.align import AlignMaker
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
     from atomfoundry.makers.dataset import DatasetMaker
@@ -31,6 +31,7 @@ _HOMES = {
     "LabelMaker": "label",
     "ReportMaker": "report",
     "SampleMaker": "sampling",
+    "SelectedStructuresMaker": "active_learning",
     "StructuresMaker": "sources",
     "TrainMaker": "train",
     "UncertaintyMaker": "uncertainty",
@@ -49,6 +50,7 @@ __all__ = [
     "LabelMaker",
     "ReportMaker",
     "SampleMaker",
+    "SelectedStructuresMaker",
     "StructuresMaker",
     "TrainMaker",
     "UncertaintyMaker",

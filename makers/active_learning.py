@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from atomfoundry.makers.frames import open_dataset, store_frames
+from atomfoundry.makers.frames import open_dataset, store_frames, structure_set
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of, load_artifact_model
+import numpy as np
 from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
@@ -104,7 +105,7 @@ class ExploreMaker(Maker):
             candidates,
             self.n_select,
             sigmas=[frame.info["sigma_forces_max"] for frame in candidates],
-            descriptors=structure_descriptors(loaded, candidates) if candidates else _nothing(),
+            descriptors=structure_descriptors(loaded, candidates) if candidates else np.zeros((0, 1)),
             training_descriptors=structure_descriptors(loaded, known),
             thresholds=thresholds,
         )
@@ -119,7 +120,19 @@ class ExploreMaker(Maker):
         )
 
 
-def _nothing():
-    import numpy as np
+@dataclass
+class SelectedStructuresMaker(Maker):
+    """The frames that active learning chose, as a structure set for the label Makers."""
 
-    return np.zeros((0, 1))
+    name: str = "selected structures"
+
+    @foundry_job(output_schema=StructureSetDoc)
+    def make(self, selection: SelectionDoc) -> StructureSetDoc:
+        """Hand the selected frames on.
+
+        Parameters
+        ----------
+        selection
+            What was chosen.
+        """
+        return structure_set(list(open_dataset(selection.selected).frames()), name=self.name)

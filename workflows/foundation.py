@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from atomfoundry.makers.active_learning import ExploreMaker
+from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
 from atomfoundry.makers.align import AlignMaker
 from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
 from atomfoundry.makers.dataset import DatasetMaker
@@ -245,7 +245,8 @@ class FoundationFlowMaker(Maker):
             seeded.explore.make(replay.output, uncertainty.output, crystals.output, dataset.output),
             "active learning",
         )
-        new_labels = label(seeded.crystal_labels, "selected frames", selection, stage="active learning")
+        selected = add(SelectedStructuresMaker().make(selection.output), "active learning")
+        new_labels = label(seeded.crystal_labels, "selected frames", selected, stage="active learning")
         extended = add(
             replace(seeded.dataset, name="extended dataset").make(
                 labels=[new_labels.output], isolated=crystal_atoms.output, previous=dataset.output
