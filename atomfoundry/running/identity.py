@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import uuid as uuid_module
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,7 +158,7 @@ def _references(value: Any) -> set[str]:
 def entries(
     flow: Flow, flow_dict: dict, names: dict[str, str], *, metadata: dict | None = None
 ) -> list[Entry]:
-    """Turn a flow into queue entries, parents before children.
+    """Turn a flow into queue entries, in the order of the flow's own structure.
 
     Parameters
     ----------
@@ -170,10 +171,13 @@ def entries(
     metadata
         Added to each job's metadata, unless it is there already.
     """
-    dicts = _job_dicts(flow_dict)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some jobs are not connected")
+        parents_of = {(job.uuid, job.index): parents for job, parents in flow.iterflow()}
     made = []
-    for job, parents in flow.iterflow():
-        content = rename(dicts[job.uuid, job.index], names)
+    for key, job_dict in _job_dicts(flow_dict).items():
+        content = rename(job_dict, names)
+        parents = parents_of[key]
         if metadata:
             content["metadata"] = {**metadata, **(content["metadata"] or {})}
         reads = _references([content["function_args"], content["function_kwargs"]])

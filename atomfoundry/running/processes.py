@@ -75,7 +75,8 @@ def _own_import_paths() -> list[str]:
     """Return where the runner finds modules beyond those of its Python; job functions may live there."""
     ours = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
     paths = [Path(entry).resolve() for entry in sys.path]
-    # Installed packages stay where the worker's own start-up puts them: given first, they would hide editable ones.
+    # Installed packages stay where the worker's own start-up puts them: given first, they would hide
+    # editable ones.
     found = [
         str(path)
         for path in paths

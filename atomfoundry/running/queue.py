@@ -475,6 +475,7 @@ def _insert(
         assert job_id is not None
         made.append(job_id)
         connection.execute("INSERT INTO payloads VALUES (?, ?)", (job_id, entry.payload))
+    for job_id, entry in zip(made, entries, strict=True):
         for parent in entry.parents:
             connection.execute(
                 "INSERT OR IGNORE INTO waits SELECT ?, id, 1 FROM jobs WHERE uuid = ? AND id != ?",

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from atomfoundry.makers.job import foundry_job
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response, job
 
 from atomfoundry.documents import BenchmarkDoc
-from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import checkpoint_directory, current_labels, report_progress
 
 NONE = JobConfig(on_missing_references=OnMissing.NONE)
@@ -49,7 +49,7 @@ def gather(values):
 @job
 def fail(a=None, message="on purpose"):
     log("fail")
-    print("last words")
+    sys.stdout.write("last words\n")
     raise ValueError(message)
 
 
@@ -184,7 +184,7 @@ def global_random():
 
     import numpy as np
 
-    return [random.random(), float(np.random.random())]
+    return [random.random(), float(np.random.random())]  # noqa: NPY002
 
 
 @job

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -336,7 +336,7 @@ def test_live_picture(jobs, project):
     from atomfoundry.running.status import RunningJob, stages
 
     result = here(Flow([jobs.add(1), jobs.fail()]), project)
-    console = Console(width=100, record=True, file=Path(os.devnull).open("w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     running = [RunningJob("u", 1, "train", "train", 0.0, "epoch 3, loss 0.1", 0.25)] * 10
     console.print(
         render("Foundation", stages(Queue(project.queue_path), result.run_id), running, elapsed=61, now=5.0)
