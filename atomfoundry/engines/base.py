@@ -50,6 +50,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    profile: ClassVar[str] = "light"
+    """Resource profile of its jobs."""
 
     @property
     @abstractmethod
@@ -127,7 +129,8 @@ class Engine(ABC):
         Parameters
         ----------
         atoms
-            The structure it is meant for; an engine may ignore it.
+            The structure it is meant for: where it is not periodic in three directions, the calculator has no
+            stress.
         directory
             Where files are written; None takes a temporary folder for every evaluation.
 
@@ -138,7 +141,7 @@ class Engine(ABC):
         """
         from atomfoundry.engines.calculator import EngineCalculator
 
-        return EngineCalculator(self, directory=directory)
+        return EngineCalculator(self, stress=atoms is None or bool(atoms.pbc.all()), directory=directory)
 
     def single_point(self, atoms: Atoms, directory: Path | str | None = None) -> SinglePoint:
         """Compute one structure and check the result.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
@@ -18,14 +17,15 @@ class EngineCalculator(Calculator):
     ----------
     engine
         The engine that computes.
+    stress
+        Whether it offers stress.
     directory
         Where its files go; None takes a temporary folder for every evaluation.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
-
-    def __init__(self, engine: Engine, *, directory: Path | str | None = None) -> None:
+    def __init__(self, engine: Engine, *, stress: bool = True, directory: Path | str | None = None) -> None:
         super().__init__()
+        self.implemented_properties = ["energy", "free_energy", "forces"] + ["stress"] * stress
         self.engine = engine
         self.name = engine.name
         self._folder = directory

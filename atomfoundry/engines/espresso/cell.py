@@ -1,4 +1,4 @@
-"""Boxes around what is not periodic, k-point grids, and the ground states of atoms."""
+"""Boxes around what is not periodic, and k-point grids."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-ATOM_BOX_RATIOS = (1.0, 1.0, 1.0)
-"""Edges of an isolated atom's box: unequal, so that an open p or d shell takes one orientation and stays there."""
-
 
 def boxed(atoms: Atoms, *, vacuum: float) -> Atoms:
     """Return a copy that is periodic in all directions, with vacuum where it was not.
@@ -37,9 +33,6 @@ def boxed(atoms: Atoms, *, vacuum: float) -> Atoms:
         # A molecule's cell, if any, means nothing: an upright box is the smallest.
         copy.cell = None
     copy.center(vacuum=vacuum, axis=axes)
-    if len(copy) == 1 and len(axes) == 3:
-        copy.cell = np.diag(2 * vacuum * np.array(ATOM_BOX_RATIOS))
-        copy.positions[:] = copy.cell.lengths() / 2
     copy.pbc = True
     return copy
 
@@ -64,21 +57,3 @@ def kpoint_grid(atoms: Atoms, *, spacing: float) -> tuple[int, int, int]:
     lengths = 2 * np.pi * np.linalg.norm(atoms.cell.complete().reciprocal(), axis=1)
     counts = [max(1, int(np.ceil(length / spacing - 1e-9))) for length in lengths]
     return tuple(n if periodic else 1 for n, periodic in zip(counts, atoms.pbc, strict=True))  # type: ignore[return-value]
-
-
-def unpaired_electrons(symbol: str) -> int:
-    """Return the number of unpaired electrons of a neutral atom in its ground state (Hund's rules, experiment).
-
-    Parameters
-    ----------
-    symbol
-        Chemical symbol.
-
-    Returns
-    -------
-    int
-        Twice the total spin.
-    """
-    from ase.data import atomic_numbers, ground_state_magnetic_moments
-
-    return round(float(ground_state_magnetic_moments[atomic_numbers[symbol]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines.base import Engine, SinglePoint
-from atomfoundry.engines.espresso.cell import boxed, kpoint_grid, unpaired_electrons
+from atomfoundry.engines.espresso.cell import boxed, kpoint_grid
 from atomfoundry.engines.espresso.install import find_pw
+from atomfoundry.engines.espresso.occupations import electron_settings
 from atomfoundry.engines.espresso.pseudopotentials import family_name, supported_elements, upf_files
 from atomfoundry.errors import ConfigurationError, LabelError
 from atomfoundry.units import RYDBERG
@@ -46,7 +48,7 @@ class EspressoEngine(Engine):
     max_steps
         Steps of one self-consistency cycle; a second one, with gentle mixing, has twice as many.
     mixing_beta
-        Mixing factor of the first cycle.
+        Mixing factor of the first cycle; boxes with vacuum take at most 0.4.
     timeout
         Seconds for one run of pw.x.
     program
@@ -56,13 +58,14 @@ class EspressoEngine(Engine):
     """
 
     name: ClassVar[str] = "espresso"
+    profile: ClassVar[str] = "dft"
 
     ecutwfc: float = 30 * RYDBERG
     kpoint_spacing: float = 0.4
     kpoint_shift: bool = False
     smearing: float = 0.05
     vacuum: float = 5.0
-    scf_tolerance: float = 1e-8
+    scf_tolerance: float = 1e-7
     max_steps: int = 100
     mixing_beta: float = 0.7
     timeout: float = 3600.0
@@ -89,7 +92,7 @@ class EspressoEngine(Engine):
             kpoint_spacing=self.kpoint_spacing,
             smearing=f"gaussian {self.smearing:g}",
             spin="auto",
-            extra={"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift},
+            extra={"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift, "open_shell_atoms": "spherical"},
         )
 
     def supported_elements(self) -> set[str]:
@@ -122,20 +125,27 @@ class EspressoEngine(Engine):
                 remedy="Compute charged molecules with engine 'pyscf'.",
             )
         try:
-            return self._run(atoms, directory, beta=self.mixing_beta, steps=self.max_steps)
+            return self._run(atoms, directory, beta=self._beta(atoms), steps=self.max_steps)
         except LabelError as error:
             if error.reason != "unconverged":
                 raise
-        return self._run(atoms, directory, beta=self.mixing_beta / 4, steps=2 * self.max_steps)
+        return self._run(atoms, directory, beta=self._beta(atoms) / 4, steps=2 * self.max_steps)
+
+    def _beta(self, atoms: Atoms) -> float:
+        return self.mixing_beta if atoms.pbc.all() else min(self.mixing_beta, 0.4)
 
     def _run(self, atoms: Atoms, directory: Path, *, beta: float, steps: int) -> SinglePoint:
         from ase.calculators.espresso import Espresso
 
         from atomfoundry.engines.espresso.profile import LaunchedProfile
 
-        structure, grid, spin = self._prepared(atoms)
-        files = upf_files(structure.get_chemical_symbols())
+        grid = kpoint_grid(atoms, spacing=self.kpoint_spacing)
+        files = upf_files(atoms.get_chemical_symbols())
+        system = electron_settings(atoms, files, smearing_ry=self.smearing / RYDBERG)
         periodic = bool(atoms.pbc.all())
+        structure = boxed(atoms, vacuum=self.vacuum)
+        if "nspin" in system:
+            structure.set_initial_magnetic_moments([system["tot_magnetization"] / len(atoms)] * len(atoms))
         structure.calc = Espresso(
             profile=LaunchedProfile(
                 find_pw(self.program), next(iter(files.values())).parent, timeout=self.timeout
@@ -145,7 +155,7 @@ class EspressoEngine(Engine):
             # None makes pw.x use real wave functions at Gamma, half the cost of a complex (1, 1, 1).
             kpts=grid if max(grid) > 1 or periodic else None,
             koffset=tuple(int(self.kpoint_shift and n > 1) for n in grid),
-            input_data=self._input_data(len(atoms), spin, periodic=periodic, beta=beta, steps=steps),
+            input_data=self._input_data(len(atoms), system, periodic=periodic, beta=beta, steps=steps),
         )
         formula = atoms.get_chemical_formula()
         try:
@@ -165,32 +175,12 @@ class EspressoEngine(Engine):
         output = (directory / structure.calc.template.outputname).read_text(errors="replace")
         if "convergence has been achieved" not in output or "JOB DONE" not in output:
             raise _failure(formula, directory / structure.calc.template.outputname)
+        if len(atoms) == 1 and not atoms.pbc.any():
+            energy -= _entropy_term(output)
         return SinglePoint(energy, forces, stress)
 
-    def _prepared(self, atoms: Atoms) -> tuple[Atoms, tuple[int, int, int], dict[str, Any]]:
-        from ase.data import atomic_numbers
-
-        structure = boxed(atoms, vacuum=self.vacuum)
-        structure.set_constraint()
-        structure.set_initial_magnetic_moments(None)
-        grid = kpoint_grid(atoms, spacing=self.kpoint_spacing)
-        molecule = not atoms.pbc.any()
-        multiplicity = atoms.info.get("spin_multiplicity")
-        unpaired = 0
-        if multiplicity is not None:
-            unpaired = int(multiplicity) - 1
-        elif molecule and len(atoms) == 1:
-            unpaired = unpaired_electrons(atoms.get_chemical_symbols()[0])
-        elif molecule:
-            unpaired = sum(atomic_numbers[symbol] for symbol in atoms.get_chemical_symbols()) % 2
-        if not unpaired:
-            return structure, grid, {}
-        structure.set_initial_magnetic_moments([unpaired / len(atoms)] * len(atoms))
-        spin: dict[str, Any] = {"nspin": 2, "tot_magnetization": unpaired}
-        return structure, grid, spin
-
     def _input_data(
-        self, n_atoms: int, spin: dict[str, Any], *, periodic: bool, beta: float, steps: int
+        self, n_atoms: int, system: dict[str, Any], *, periodic: bool, beta: float, steps: int
     ) -> dict[str, Any]:
         data: dict[str, dict[str, Any]] = {
             "control": {
@@ -200,13 +190,7 @@ class EspressoEngine(Engine):
                 "outdir": "scratch",
                 "disk_io": "none",
             },
-            "system": {
-                "ecutwfc": self.ecutwfc / RYDBERG,
-                "occupations": "smearing",
-                "smearing": "gaussian",
-                "degauss": self.smearing / RYDBERG,
-                **spin,
-            },
+            "system": {"ecutwfc": self.ecutwfc / RYDBERG, **system},
             "electrons": {
                 "conv_thr": self.scf_tolerance * n_atoms / RYDBERG,
                 "electron_maxstep": steps,
@@ -216,6 +200,12 @@ class EspressoEngine(Engine):
         for section, values in (self.input_data or {}).items():
             data.setdefault(section, {}).update(values)
         return data
+
+
+def _entropy_term(output: str) -> float:
+    """Return -TS, eV. An atom's open shell is smeared for symmetry only, and it has no forces to be consistent with."""
+    found = re.findall(r"smearing contrib\. \(-TS\)\s*=\s*(\S+)\s*Ry", output)
+    return float(found[-1]) * RYDBERG if found else 0.0
 
 
 def _failure(formula: str, output: Path) -> LabelError:

@@ -1,0 +1,426 @@
+"""Label structures with an engine: batches of single points, every label kept as soon as it is there."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atomate2.ase.jobs import AseRelaxMaker
+from atomate2.ase.schemas import AseResult
+from atomate2.ase.utils import AseRelaxer
+from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
+
+from atomfoundry.datasets import Dataset, attach_labels, frame_id
+from atomfoundry.documents import (
+    Artifact,
+    FoundryDocument,
+    LabelDoc,
+    LabelFailure,
+    LabelSetDoc,
+    StructureSetDoc,
+)
+from atomfoundry.engines import get_engine
+from atomfoundry.errors import LabelError
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+MAX_ATTEMPTS = 3
+"""A frame that failed so often at one level is not tried again."""
+
+
+class LabelBatchDoc(FoundryDocument):
+    """What one batch of labels came to; the labels themselves are in the table of labels."""
+
+    n_computed: int = 0
+    n_reused: int = 0
+    n_failed: int = 0
+    compute_time_s: float = 0.0
+    failed: list[str] = []
+
+
+def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:
+    """Tell whether a frame needs no (further) computation.
+
+    Parameters
+    ----------
+    label
+        What the table of labels has for it.
+    job_uuid
+        The asking job: what it tried itself, before it was killed and resumed, is not tried again.
+
+    Returns
+    -------
+    bool
+        True for a good label and for a failure that is final.
+    """
+    if label is None:
+        return False
+    own = job_uuid is not None and label.job_uuid == job_uuid
+    return label.status == "ok" or own or label.attempts >= MAX_ATTEMPTS
+
+
+def label_frames(
+    frames: Iterable[Atoms],
+    compute: Callable[[Atoms], dict[str, Any]],
+    labels: LabelStore,
+    *,
+    engine: str,
+    level_id: str,
+    job_uuid: str | None = None,
+) -> LabelBatchDoc:
+    """Label frames one by one; each label, good or failed, is stored before the next begins.
+
+    Parameters
+    ----------
+    frames
+        Structures; one that the table has already, or that failed finally, is not computed.
+    compute
+        Returns energy (eV), forces ``[N, 3]`` (eV/A) and, where there is one, stress ``[6]`` (eV/A^3).
+    labels
+        The table of labels.
+    engine
+        Name of the engine.
+    level_id
+        Id of its level of theory.
+    job_uuid
+        The job that labels.
+
+    Returns
+    -------
+    LabelBatchDoc
+        Counts.
+
+    Raises
+    ------
+    InputError
+        If no frame could be computed, e.g. because the code is not installed.
+    """
+    todo = {frame_id(atoms): atoms for atoms in frames}
+    known = labels.get_many(todo, level_id)
+    batch = LabelBatchDoc()
+    for number, (key, atoms) in enumerate(todo.items(), start=1):
+        report_progress(f"label {number}/{len(todo)} {atoms.get_chemical_formula()}", number / len(todo))
+        earlier = known.get(key)
+        if earlier is not None and is_settled(earlier, job_uuid=job_uuid):
+            label = earlier
+            mine = job_uuid is not None and label.job_uuid == job_uuid
+            batch.n_reused += label.status == "ok" and not mine
+            batch.n_computed += label.status == "ok" and mine
+            batch.compute_time_s += label.wall_time_s if mine else 0.0
+        else:
+            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
+            labels.put(label)
+            batch.n_computed += label.status == "ok"
+            batch.compute_time_s += label.wall_time_s
+        if label.status == "failed":
+            batch.n_failed += 1
+            batch.failed.append(key)
+    return batch
+
+
+def _computed(
+    atoms: Atoms,
+    compute: Callable[[Atoms], dict[str, Any]],
+    earlier: LabelDoc | None,
+    *,
+    key: str,
+    engine: str,
+    level_id: str,
+    job: str | None,
+) -> LabelDoc:
+    start = time.perf_counter()
+    outcome: dict[str, Any]
+    try:
+        outcome = {"status": "ok", **compute(atoms)}
+    except LabelError as error:
+        outcome = {"status": "failed", "reason": error.reason, "message": str(error)}
+    return LabelDoc(
+        frame_id=key,
+        level_id=level_id,
+        engine=engine,
+        formula=atoms.get_chemical_formula(),
+        n_atoms=len(atoms),
+        wall_time_s=time.perf_counter() - start,
+        computed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        host=platform.node(),
+        job_uuid=job,
+        attempts=1 + (earlier.attempts if earlier else 0),
+        **outcome,
+    )
+
+
+@dataclass
+class LabelBatchMaker(AseRelaxMaker):
+    """Label some frames of a structure set, one after the other; a frame that fails costs only itself.
+
+    Built on atomate2's relaxation Maker with one step and a fixed cell: a single point whose observer records
+    energy, forces and stress.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    engine
+        Name of the engine.
+    engine_settings
+        Its settings.
+    """
+
+    name: str = "label batch"
+    relax_cell: bool = False
+    steps: int = 1
+    engine: str = "espresso"
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+
+    def _get_calculator(self) -> Calculator:
+        return get_engine(self.engine, **self.engine_settings).calculator()
+
+    def run_ase(self, mol_or_struct: Atoms, prev_dir: str | Path | None = None) -> AseResult:
+        """Run one single point on ASE atoms, whose positions a pymatgen round trip would change.
+
+        Parameters
+        ----------
+        mol_or_struct
+            The structure.
+        prev_dir
+            Unused, part of the signature.
+
+        Returns
+        -------
+        AseResult
+            With the labels in the trajectory's only frame.
+        """
+        atoms = mol_or_struct.copy()
+        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means nothing.
+        atoms.cell = atoms.cell.complete()
+        calculator = get_engine(self.engine, **self.engine_settings).calculator(atoms)
+        relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)
+        return relaxer.relax(
+            atoms, steps=self.steps, final_atoms_object_file=None, use_emmet_models=False, **self.relax_kwargs
+        )
+
+    def _labels(self, atoms: Atoms) -> dict[str, Any]:
+        (properties,) = self.run_ase(atoms).trajectory.frame_properties
+        stress = properties.get("stress")
+        return {
+            "energy": float(properties["energy"]),
+            "forces": properties["forces"].tolist(),
+            "stress": None if stress is None else stress.tolist(),
+        }
+
+    @foundry_job(output_schema=LabelBatchDoc)
+    def make(self, structures: Artifact, indices: Sequence[int]) -> LabelBatchDoc:
+        """Label frames of a structure set.
+
+        Parameters
+        ----------
+        structures
+            A dataset folder.
+        indices
+            Which of its frames.
+
+        Returns
+        -------
+        LabelBatchDoc
+            Counts; the labels are in the table of labels.
+
+        Raises
+        ------
+        InputError
+            If the engine's code is not installed.
+        """
+        engine = get_engine(self.engine, **self.engine_settings)
+        engine.check_available()
+        dataset = Dataset.open(current_artifacts().fetch(structures))
+        return label_frames(
+            dataset.frames(list(indices)),
+            self._labels,
+            current_labels(),
+            engine=self.engine,
+            level_id=engine.level.id,
+            job_uuid=_job_uuid(),
+        )
+
+
+@dataclass
+class LabelMaker(Maker):
+    """Label a structure set at one level of theory; labels that exist are never computed again.
+
+    Parameters
+    ----------
+    name
+        Name of the job, and of the label set.
+    engine
+        Name of the engine, see ``atomfoundry.engines.list_engines``.
+    engine_settings
+        Its settings.
+    batch_size
+        Frames in one job.
+    """
+
+    name: str = "label"
+    engine: str = "espresso"
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 8
+
+    @foundry_job(output_schema=LabelSetDoc)
+    def make(self, structures: StructureSetDoc) -> Response:
+        """Split the structures into batches and collect their labels.
+
+        Parameters
+        ----------
+        structures
+            The structure set.
+
+        Returns
+        -------
+        Response
+            Replaces this job by the batches; the output is a ``LabelSetDoc``.
+
+        Raises
+        ------
+        InputError
+            If the engine is unknown, not installed, or does not support an element.
+        """
+        engine = get_engine(self.engine, **self.engine_settings)
+        dataset = Dataset.open(current_artifacts().fetch(structures.structures))
+        groups = pending_batches(dataset, current_labels(), engine.level.id, batch_size=self.batch_size)
+        if groups:
+            engine.check_elements(structures.elements)
+            engine.check_available()
+        shell = LabelBatchMaker(
+            name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings
+        )
+        batches = [shell.make(structures.structures, indices) for indices in groups]
+        collect = collect_labels(
+            structures,
+            [batch.output for batch in batches],
+            engine=self.engine,
+            engine_settings=self.engine_settings,
+            name=self.name,
+            n_pending=sum(len(indices) for indices in groups),
+        )
+        collect.name = f"{self.name} collect"
+        for job in batches:
+            job.update_metadata({"stage": "label", "profile": engine.profile})
+        collect.update_metadata({"stage": "label", "profile": "light"})
+        return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
+
+
+def pending_batches(
+    dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int
+) -> list[list[int]]:
+    """Group the frames that have no final label, the large ones first so that no long batch starts last.
+
+    Parameters
+    ----------
+    dataset
+        The structures.
+    labels
+        The table of labels.
+    level_id
+        Id of the level of theory.
+    batch_size
+        Frames in one batch.
+
+    Returns
+    -------
+    list of list of int
+        Frame indices; a repeated frame occurs once.
+    """
+    first: dict[str, tuple[int, int]] = {}
+    for index, atoms in enumerate(dataset.frames()):
+        first.setdefault(frame_id(atoms), (len(atoms), index))
+    known = labels.get_many(first, level_id)
+    open_frames = [place for key, place in first.items() if not is_settled(known.get(key))]
+    order = [index for _, index in sorted(open_frames, key=lambda place: (-place[0], place[1]))]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@foundry_job(config=JobConfig(on_missing_references=OnMissing.NONE), output_schema=LabelSetDoc)
+def collect_labels(
+    structures: StructureSetDoc,
+    batches: list[LabelBatchDoc | None],
+    *,
+    engine: str,
+    engine_settings: dict[str, Any],
+    name: str,
+    n_pending: int,
+) -> LabelSetDoc:
+    """Join structures and labels into a dataset; whatever has no label is listed with its reason.
+
+    Parameters
+    ----------
+    structures
+        The structure set.
+    batches
+        What the batches came to; None for one that failed as a whole.
+    engine, engine_settings
+        The engine and its settings.
+    name
+        Name of the label set.
+    n_pending
+        Distinct frames that were given to the batches.
+
+    Returns
+    -------
+    LabelSetDoc
+        Counts, failures and the dataset of labelled frames, in the order of the structures.
+    """
+    level = get_engine(engine, **engine_settings).level
+    dataset = Dataset.open(current_artifacts().fetch(structures.structures))
+    keys = [frame_id(atoms) for atoms in dataset.frames()]
+    labels = current_labels().get_many(keys, level.id)
+    labelled: list[Atoms] = []
+    failures: list[LabelFailure] = []
+    for key, atoms in zip(keys, dataset.frames(), strict=True):
+        label = labels.get(key)
+        if label is not None and label.status == "ok":
+            frame = attach_labels(atoms, label.energy, label.forces, label.stress)
+            frame.info["level"] = level.id
+            labelled.append(frame)
+        else:
+            failures.append(_failure(key, atoms, label))
+    done = [batch for batch in batches if batch is not None]
+    with tempfile.TemporaryDirectory(prefix="atomfoundry-") as folder:
+        path = Path(folder) / "labels"
+        Dataset.create(path, labelled, name=name, level=level)
+        frames = current_artifacts().put(path)
+    return LabelSetDoc(
+        name=name,
+        engine=engine,
+        level=level,
+        level_id=level.id,
+        n_requested=len(keys),
+        n_labelled=len(labelled),
+        n_reused=len(labelled) - sum(batch.n_computed for batch in done) if done else len(labelled),
+        n_failed=len(failures),
+        failures=failures,
+        compute_time_s=sum(batch.compute_time_s for batch in done),
+        frames=frames,
+    )
+
+
+def _failure(key: str, atoms: Atoms, label: LabelDoc | None) -> LabelFailure:
+    lost = "Its batch failed before this frame was reached; run the flow again."
+    return LabelFailure(
+        frame_id=key,
+        reason=(label.reason if label else None) or "batch_failed",
+        message=(label.message if label else None) or lost,
+        formula=atoms.get_chemical_formula(),
+        source=str(atoms.info.get("source", "")),
+    )
+
+
+def _job_uuid() -> str | None:
+    return CURRENT_JOB.job.uuid if CURRENT_JOB.job is not None else None
