@@ -97,7 +97,7 @@ def explore(
     """
     from ase import units
     from ase.md.langevin import Langevin
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+    from ase.md.velocitydistribution import Stationary, thermalize_momenta
     from atomfoundry.models.calculator import FoundryCalculator
 
     if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
@@ -110,7 +110,7 @@ def explore(
     system = atoms.copy()
     system.calc = FoundryCalculator(uncertainty.model, head=chosen_head)
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(system, temperature_K=temperature, rng=rng)
+    thermalize_momenta(system, temperature, rng=rng)
     if len(system) > 1:
         Stationary(system)
     dynamics = Langevin(
@@ -119,6 +119,7 @@ def explore(
         temperature_K=temperature,
         friction=friction / units.fs,
         rng=rng,
+        fixcm=False,
     )
     label = name or atoms.get_chemical_formula()
     watch = _Watch(uncertainty, limits, chosen_head, n_samples, temperature, label)
@@ -233,10 +234,15 @@ def too_close(atoms: Atoms, *, fraction: float = CLOSEST) -> bool:
         Part of the sum of the radii.
     """
     from ase.data import covalent_radii
-    from matscipy.neighbours import neighbour_list
+    from atomfoundry.models.graph import neighbour_pairs
 
     radii = covalent_radii[atoms.numbers]
-    first, second, distance = neighbour_list("ijd", atoms, 2 * fraction * float(radii.max()))
+    cell, positions = atoms.cell.array, atoms.positions
+    pairs, shifts = neighbour_pairs(
+        positions, cell=cell, pbc=atoms.pbc, cutoff=2 * fraction * float(radii.max())
+    )
+    first, second = pairs
+    distance = np.linalg.norm(positions[second] - positions[first] + shifts @ cell, axis=1)
     return bool((distance < fraction * (radii[first] + radii[second])).any())
 
 

@@ -241,13 +241,14 @@ def average_num_neighbors(frames: Sequence[Atoms], *, cutoff: float) -> float:
     TrainingError
         If no atom has a neighbour.
     """
-    from matscipy.neighbours import neighbour_list
+    from atomfoundry.models.graph import neighbour_pairs
 
     n_edges = n_atoms = 0
     for frame in frames:
         if len(frame) == 1 and not frame.pbc.any():
             continue
-        n_edges += len(neighbour_list("i", frame, cutoff))
+        pairs, _ = neighbour_pairs(frame.positions, cell=frame.cell.array, pbc=frame.pbc, cutoff=cutoff)
+        n_edges += pairs.shape[1]
         n_atoms += len(frame)
     if n_edges == 0:
         raise TrainingError(

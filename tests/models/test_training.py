@@ -9,10 +9,6 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
-from safetensors import safe_open
-
-from atomfoundry.datasets import frame_id
-from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import build_graph
@@ -21,6 +17,10 @@ from atomfoundry.models.training.loader import plan_batches, prepare_graphs
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
+from safetensors import safe_open
+
+from atomfoundry.datasets import frame_id
+from atomfoundry.errors import TrainingError
 
 CUTOFF = 4.5
 

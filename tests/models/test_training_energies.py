@@ -7,14 +7,14 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-
-from atomfoundry.errors import TrainingError
 from atomfoundry.models.training.energies import (
     average_num_neighbors,
     fit_reference_energies,
     force_rms,
     isolated_energies_of,
 )
+
+from atomfoundry.errors import TrainingError
 
 TRUE = {"H": -13.6, "C": -1029.0, "O": -2041.5}
 
@@ -107,5 +107,6 @@ def test_force_rms():
 def test_neighbour_average_leaves_isolated_atoms_out():
     frames = [bulk("Al", cubic=True), Atoms("Al")]
     assert average_num_neighbors(frames, cutoff=3.0) == pytest.approx(12.0)
+    assert average_num_neighbors([molecule("H2O"), *frames[:0]], cutoff=3.0) == pytest.approx(2.0)
     with pytest.raises(TrainingError, match="neighbour"):
         average_num_neighbors([Atoms("Al")], cutoff=3.0)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from atomfoundry.errors import ModelError
 from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores, coverage
 from atomfoundry.models.uncertainty.posterior import FeatureHessian, ReadoutPosterior, calibrate
+
+from atomfoundry.errors import ModelError
 
 
 def features(n=60, d=7, seed=0):
@@ -147,4 +147,8 @@ def test_conformal_coverage():
 
 
 def test_scores_without_sigma():
-    assert conformal_scores(np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [0.0, np.inf, 0.5]
+    assert conformal_scores(np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.0, 4.0])).tolist() == [
+        0.0,
+        np.inf,
+        0.5,
+    ]
