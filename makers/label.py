@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
@@ -214,8 +215,8 @@ class LabelBatchMaker(AseRelaxMaker):
         stress = properties.get("stress")
         return {
             "energy": float(properties["energy"]),
-            "forces": properties["forces"].tolist(),
-            "stress": None if stress is None else stress.tolist(),
+            "forces": np.asarray(properties["forces"], dtype=float).tolist(),
+            "stress": None if stress is None else np.asarray(stress, dtype=float).tolist(),
         }
 
     @foundry_job(output_schema=LabelBatchDoc)

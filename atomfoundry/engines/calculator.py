@@ -27,8 +27,12 @@ class EngineCalculator(Calculator):
         super().__init__()
         self.implemented_properties = ["energy", "free_energy", "forces"] + ["stress"] * stress
         self.engine = engine
-        self.name = engine.name
         self._folder = directory
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self.engine.name
 
     def calculate(
         self,
