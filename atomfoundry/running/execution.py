@@ -18,7 +18,7 @@ from typing import Any
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from monty.json import MontyDecoder, jsanitize
 
-from atomfoundry.results.job_store import FoundryJobStore
+from atomfoundry.results.job_store import FoundryJobStore, with_inputs
 from atomfoundry.results.progress import CHECKPOINT_FOLDER, set_progress_sink
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import child_names, encode, entries, rename
@@ -50,7 +50,7 @@ class HoldingStore(FoundryJobStore):
         docs, key, save
             As in jobflow's ``JobStore``.
         """
-        self.held.append((docs, key, save))
+        self.held.append((with_inputs(docs), key, save))
 
     def flush(self, names: dict[str, str]) -> None:
         """Write what was kept.

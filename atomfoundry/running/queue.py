@@ -272,8 +272,9 @@ class Queue:
         )
         if not taken:
             return None
-        payload = self.rows("SELECT job FROM payloads WHERE id = ?", taken[0][:1])[0][0]
-        return Claim(*taken[0], payload)
+        job_id, run, uuid, index, name, stage, attempts = taken[0]
+        payload = self.rows("SELECT job FROM payloads WHERE id = ?", (job_id,))[0][0]
+        return Claim(job_id, run, uuid, index, name, stage, attempts, payload)
 
     def complete(
         self,

@@ -51,7 +51,7 @@ def test_references_follow_the_new_uuids(jobs):
     b = jobs.add(a.output, a.output)
     prepared = prepare(Flow([b, Flow([a])]))
     by_uuid = {entry.uuid: entry for entry in prepared.entries}
-    assert [entry.uuid for entry in prepared.entries] == [prepared.names[a.uuid], prepared.names[b.uuid]]
+    assert [entry.uuid for entry in prepared.entries] == [prepared.names[b.uuid], prepared.names[a.uuid]]
     assert by_uuid[prepared.names[b.uuid]].parents == [prepared.names[a.uuid]]
     assert a.uuid not in "".join(entry.payload for entry in prepared.entries)
 

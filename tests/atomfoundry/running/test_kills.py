@@ -28,7 +28,7 @@ from atomfoundry.running import run
 result = run(jobs.dynamic_flow(), project=sys.argv[1], workers=2, progress=False)
 sys.exit(0 if result.ok else 1)
 """
-VOLATILE = ("started_at", "wall_time_s", "peak_memory_mb")
+VOLATILE = ("started_at", "wall_time_s", "peak_memory_mb", "git_commit")
 
 
 def documents(project):
