@@ -1,8 +1,9 @@
-"""Which irreps each layer keeps, which paths lead to them, and the path-weighted 3j tensor (ALGORITHMS 2.4)."""
+"""Irreps each layer keeps, the paths that lead to them, the path-weighted 3j tensor (ALGORITHMS 2.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -28,8 +29,8 @@ def _products(left: Irrep, right: Irrep, l_max: int) -> list[Irrep]:
 def plan_irreps(n_layers: int, l_max: int) -> list[list[Irrep]]:
     """Return the irreps before the first layer and after each layer.
 
-    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the remaining
-    layers; the last layer makes 0e only.
+    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the
+    remaining layers; the last layer makes 0e only.
     """
     environment = natural_irreps(l_max)
     made: list[set[Irrep]] = [set(environment)]
@@ -70,7 +71,7 @@ def list_paths(inputs: list[Irrep], environment: list[Irrep], outputs: list[Irre
 
 def _slices(irreps: list[Irrep]) -> list[slice]:
     ends = np.cumsum([0, *(2 * degree + 1 for degree, _ in irreps)])
-    return [slice(int(start), int(end)) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(int(start), int(end)) for start, end in pairwise(ends)]
 
 
 class Coupling(nn.Module):
@@ -125,13 +126,14 @@ class Coupling(nn.Module):
         return (self.weights @ self.tensors).view(self.shape)
 
     def parallel(self) -> Tensor:
-        """Return the same for three harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
+        """Return the same for harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
         return (self.weights @ self.parallels).view(self.degree_shape)
 
     def parallel_paths(self) -> tuple[Tensor, list[tuple[int, int, int]]]:
-        """Return what three parallel harmonics give, factor (n,) and position triple of each path that is not zero.
+        """Return factors (n,) and position triples of the paths that parallel harmonics take.
 
-        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of ``parallel()``.
+        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of
+        ``parallel()``.
         """
         return self.weights[self.even_paths] * self.even_factors, self.even_triples
 
