@@ -81,8 +81,9 @@ Triple = tuple[int, int, int]
 def _coupled(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
     # Made from both, so that vmap (batched backward passes) sees a batch if either has one.
     out = (a[:1, 0] * b[:1, 0]).new_zeros((a.shape[0], rows, *a.shape[2:]))
+    left, right, into = a.unbind(1), b.unbind(1), out.unbind(1)
     for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
-        out[:, k].addcmul_(a[:, i], b[:, j], value=factor)
+        into[k].addcmul_(left[i], right[j], value=factor)
     return out
 
 
