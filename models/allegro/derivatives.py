@@ -108,7 +108,9 @@ class _PairwiseCoupling(torch.autograd.Function):
             turned = [(i, k, j) for i, j, k in ctx.triples]
             by_b = couple(a, g, factors, turned, b.shape[1])
         if ctx.needs_input_grad[2] and not getattr(_asked, "geometry_only", False):
-            by_factors = torch.stack([(a[:, i] * b[:, j] * g[:, k]).sum() for i, j, k in ctx.triples])
+            left, right, out = a.unbind(1), b.unbind(1), g.unbind(1)
+            pairs = {(i, j): left[i] * right[j] for i, j, _ in ctx.triples}
+            by_factors = torch.stack([(pairs[i, j] * out[k]).sum() for i, j, k in ctx.triples])
         return by_a, by_b, by_factors, None, None
 
 
