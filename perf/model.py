@@ -2,8 +2,8 @@
 
     python perf/model.py [--threads 1] [--repeat 20] [--profile]
 
-The case is that of the peers' measurements: silicon, cutoff 5.2 A, about 28 edges an atom, an FM64-like model in
-float32; energies, forces and stresses in the loss. Times are medians in milliseconds.
+The case is that of the peers' measurements: silicon, cutoff 5.2 A, about 28 edges an atom, an FM64-like
+model in float32; energies, forces and stresses in the loss. Times are medians in milliseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from ase import Atoms
 from ase.build import bulk
-
 from atomfoundry.models import Allegro, FoundryCalculator, GraphBatch, allegro_fm64, build_graph, collate
 
 
@@ -66,7 +65,11 @@ def main() -> None:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(options.repeat):
                 training_step(model, graph)
-        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60))
+        print(
+            profiler.key_averages().table(
+                sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60
+            )
+        )
         return
 
     small = bulk("Si")

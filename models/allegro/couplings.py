@@ -1,8 +1,9 @@
-"""Which irreps each layer keeps, which paths lead to them, and the path-weighted 3j tensor (ALGORITHMS 2.4)."""
+"""Irreps each layer keeps, the paths that lead to them, the path-weighted 3j tensor (ALGORITHMS 2.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -28,8 +29,8 @@ def _products(left: Irrep, right: Irrep, l_max: int) -> list[Irrep]:
 def plan_irreps(n_layers: int, l_max: int) -> list[list[Irrep]]:
     """Return the irreps before the first layer and after each layer.
 
-    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the remaining
-    layers; the last layer makes 0e only.
+    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the
+    remaining layers; the last layer makes 0e only.
     """
     environment = natural_irreps(l_max)
     made: list[set[Irrep]] = [set(environment)]
@@ -70,7 +71,7 @@ def list_paths(inputs: list[Irrep], environment: list[Irrep], outputs: list[Irre
 
 def _slices(irreps: list[Irrep]) -> list[slice]:
     ends = np.cumsum([0, *(2 * degree + 1 for degree, _ in irreps)])
-    return [slice(int(start), int(end)) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(int(start), int(end)) for start, end in pairwise(ends)]
 
 
 class Coupling(nn.Module):
@@ -108,9 +109,9 @@ class Coupling(nn.Module):
         for row, path in enumerate(paths):
             n_paths = sum(other.positions[2] == path.positions[2] for other in paths)
             norm = sqrt((2 * path.degrees[2] + 1) / n_paths)
-            where = tuple(slices[axis][position] for axis, position in enumerate(path.positions))
-            tensors[(row, *where)] = norm * wigner_3j(*path.degrees)
-            parallels[(row, *path.positions)] = norm * parallel_coupling(*path.degrees)
+            a, b, c = path.positions
+            tensors[row, slices[0][a], slices[1][b], slices[2][c]] = norm * wigner_3j(*path.degrees)
+            parallels[row, a, b, c] = norm * parallel_coupling(*path.degrees)
         even = [row for row, path in enumerate(paths) if sum(path.degrees) % 2 == 0]
         self.even_triples = [paths[row].positions for row in even]
         polar = [parallels[(row, *paths[row].positions)] * (2 * paths[row].degrees[2] + 1) for row in even]
@@ -125,13 +126,14 @@ class Coupling(nn.Module):
         return (self.weights @ self.tensors).view(self.shape)
 
     def parallel(self) -> Tensor:
-        """Return the same for three harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
+        """Return the same for harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
         return (self.weights @ self.parallels).view(self.degree_shape)
 
     def parallel_paths(self) -> tuple[Tensor, list[tuple[int, int, int]]]:
-        """Return what three parallel harmonics give, factor (n,) and position triple of each path that is not zero.
+        """Return factors (n,) and position triples of the paths that parallel harmonics take.
 
-        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of ``parallel()``.
+        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of
+        ``parallel()``.
         """
         return self.weights[self.even_paths] * self.even_factors, self.even_triples
 

@@ -1,4 +1,4 @@
-"""Operations whose second derivatives PyTorch takes the long way: forces in a loss need them at every step."""
+"""Operations with cheap second derivatives, which forces in a loss need at every step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _asked = local()
 
 @contextmanager
 def geometry_only() -> Iterator[None]:
-    """Say that in this thread only derivatives by edge vectors are asked for, so that weights' need not be made.
+    """Say that in this thread only derivatives by edge vectors are asked for.
 
-    PyTorch tells its own operations which derivatives are wanted, but not operations defined in Python.
+    Those by weights then need not be made. PyTorch tells its own operations which derivatives are wanted, but
+    not operations defined in Python.
     """
     before = getattr(_asked, "geometry_only", False)
     _asked.geometry_only = True
@@ -77,6 +78,15 @@ def silu(h: Tensor) -> Tensor:
 Triple = tuple[int, int, int]
 
 
+def _coupled(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
+    # Made from both, so that vmap (batched backward passes) sees a batch if either has one.
+    out = (a[:1, 0] * b[:1, 0]).new_zeros((a.shape[0], rows, *a.shape[2:]))
+    left, right, into = a.unbind(1), b.unbind(1), out.unbind(1)
+    for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
+        into[k].addcmul_(left[i], right[j], value=factor)
+    return out
+
+
 class _PairwiseCoupling(torch.autograd.Function):
     """out[:, k] = sum over (i, j, k) of factor a[:, i] b[:, j]."""
 
@@ -84,11 +94,7 @@ class _PairwiseCoupling(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
         ctx.save_for_backward(a, b, factors)
         ctx.triples = triples
-        # made from both, so that either may be batched when many gradients are asked for at once (vmap)
-        out = (a[:1, :1] * b[:1, :1]).new_zeros((a.shape[0], rows, *a.shape[2:]))
-        for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
-            out[:, k].addcmul_(a[:, i], b[:, j], value=factor)
-        return out
+        return _coupled(a, b, factors, triples, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
@@ -97,12 +103,14 @@ class _PairwiseCoupling(torch.autograd.Function):
         by_a = by_b = by_factors = None
         if ctx.needs_input_grad[0]:
             turned = [(k, j, i) for i, j, k in ctx.triples]
-            by_a = _PairwiseCoupling.apply(g, b, factors, turned, a.shape[1])
+            by_a = couple(g, b, factors, turned, a.shape[1])
         if ctx.needs_input_grad[1]:
             turned = [(i, k, j) for i, j, k in ctx.triples]
-            by_b = _PairwiseCoupling.apply(a, g, factors, turned, b.shape[1])
+            by_b = couple(a, g, factors, turned, b.shape[1])
         if ctx.needs_input_grad[2] and not getattr(_asked, "geometry_only", False):
-            by_factors = torch.stack([(a[:, i] * b[:, j] * g[:, k]).sum() for i, j, k in ctx.triples])
+            left, right, out = a.unbind(1), b.unbind(1), g.unbind(1)
+            pairs = {(i, j): left[i] * right[j] for i, j, _ in ctx.triples}
+            by_factors = torch.stack([(pairs[i, j] * out[k]).sum() for i, j, k in ctx.triples])
         return by_a, by_b, by_factors, None, None
 
 
@@ -120,4 +128,6 @@ def couple(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: i
     rows
         Rows of the result.
     """
-    return _PairwiseCoupling.apply(a, b, factors, triples, rows)
+    if torch.is_grad_enabled():
+        return _PairwiseCoupling.apply(a, b, factors, triples, rows)
+    return _coupled(a, b, factors, triples, rows)

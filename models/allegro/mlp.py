@@ -1,14 +1,14 @@
-"""Perceptrons without biases: SiLU(0) = 0 and no bias make every edge quantity vanish smoothly at the cutoff."""
+"""Perceptrons without biases: with SiLU(0) = 0, every edge quantity vanishes smoothly at the cutoff."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 
 import torch
-from torch import Tensor, nn
-
 from atomfoundry.models.allegro.derivatives import silu
+from torch import Tensor, nn
 
 SILU_GAIN = 1.6750972886213323
 """1 / sqrt(E[SiLU(x)^2]) for a standard normal x, so that activations keep unit variance."""
@@ -36,7 +36,7 @@ class Perceptron(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList(
             unit_variance(fan_in, fan_out, generator=generator, dtype=dtype)
-            for fan_in, fan_out in zip(dims[:-1], dims[1:], strict=True)
+            for fan_in, fan_out in pairwise(dims)
         )
 
     def forward(self, *parts: Tensor, residual: Tensor | None = None, gain: float = 1.0) -> Tensor:

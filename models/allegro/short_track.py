@@ -1,9 +1,9 @@
 """The tensor track of one or two layers without any tensor on an edge.
 
-Before the last layer a tensor on edge e is V_e (x) (S_i - E_e): bilinear, with V_e and E_e both multiples of the
-harmonics of r_e. All the last layer asks for is its scalar product with the next environment, and that is made of
-two kinds of scalars: a harmonic of r_e times a field of the centre, and constants times products of weights. The
-fields cost once an atom; an edge never holds more than its weights.
+Before the last layer a tensor on edge e is V_e (x) (S_i - E_e): bilinear, with V_e and E_e both multiples of
+the harmonics of r_e. All the last layer asks for is its scalar product with the next environment, and that
+is made of two kinds of scalars: a harmonic of r_e times a field of the centre, and constants times products
+of weights. The fields cost once an atom; an edge never holds more than its weights.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ShortTrack(TensorTrack):
         """Return q = sum_l a_l (V (x) (S - E))_l . (S' - E')_l, primes for this layer's environment.
 
         With W the path-weighted 3j tensor and g its value for three parallel harmonics,
-        (V (x) S) . S' = sum_l w_V Y_l . (W S S')_l; of the rest, terms with E or E' have two harmonics of r_e in W,
-        which are multiples of the third.
+        (V (x) S) . S' = sum_l w_V Y_l . (W S S')_l; of the rest, terms with E or E' have two harmonics of
+        r_e in W, which are multiples of the third.
         """
         kept = state.kept
         _, weights = self._edge_weights(1, latents)

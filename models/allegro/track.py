@@ -1,8 +1,8 @@
-"""The tensor track: what a layer asks of it is the scalars that its edge latents receive (ALGORITHMS 2.3-2.4).
+"""The tensor track: what a layer asks of it is the scalars that its latents get (ALGORITHMS 2.3, 2.4).
 
 All weights of one degree lie together, channels last: ``(M, l, C)``. The block harmonics ``(M, l, k)`` hold
-Y_k where k belongs to degree l and zero elsewhere, so that one batched matrix product an atom makes the summed
-environment, and one more reads it at each of its edges.
+Y_k where k belongs to degree l and zero elsewhere, so that one batched matrix product an atom makes the
+summed environment, and one more reads it at each of its edges.
 """
 
 from __future__ import annotations

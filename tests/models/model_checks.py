@@ -1,4 +1,5 @@
-"""What any potential in ``models/`` must pass: ``model(batch)`` and ``forward_positions(batch)`` are all they use.
+"""What any potential in ``models/`` must pass: ``model(batch)`` and ``forward_positions(batch)`` are all
+they use.
 
 Each check takes a float64 model and a structure of its elements, and asserts (ALGORITHMS 2.11).
 """
@@ -8,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ase import Atoms
-from scipy.stats import ortho_group
-
 from atomfoundry.models import GraphBatch, build_graph
+from scipy.stats import ortho_group
 
 
 def graph_of(model, atoms: Atoms, head: int = 0) -> GraphBatch:
@@ -183,11 +183,13 @@ def check_batching(model, structures: list[Atoms], *, tolerance: float = 1e-13) 
     single = [evaluate(model, atoms) for atoms in structures]
     for key in ("energy", "forces", "atomic_energy", "edge_energy", "features"):
         close(together[key].detach(), torch.cat([out[key] for out in single]), tolerance)
-    close(together["stress"].nan_to_num(), torch.cat([out["stress"] for out in single]).nan_to_num(), tolerance)
+    close(
+        together["stress"].nan_to_num(), torch.cat([out["stress"] for out in single]).nan_to_num(), tolerance
+    )
 
 
 def check_parameter_gradients(model, batch: GraphBatch, *, seed: int = 0, tolerance: float = 1e-6) -> None:
-    """The gradient of a loss of energies, forces and stresses against central differences along directions."""
+    """The gradient of a loss of energies, forces and stresses against central differences."""
 
     def loss() -> torch.Tensor:
         out = model(batch, create_graph=True)
@@ -211,3 +213,16 @@ def check_parameter_gradients(model, batch: GraphBatch, *, seed: int = 0, tolera
         slope = (values[0] - values[1]) / 2e-5
         exact = float(sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)))
         assert abs(slope - exact) < tolerance * max(1.0, abs(exact))
+
+
+def check_batched_backward(model, batch: GraphBatch, *, tolerance: float = 1e-12) -> None:
+    """Several backward passes at once (vmap) give what they give one by one."""
+    out = model(batch, create_graph=True)
+    (n_graphs, width), vectors = out["features"].shape, out["edge_vectors"]
+    columns = torch.eye(width, dtype=torch.float64)[: min(3, width), None, :].expand(-1, n_graphs, -1)
+    (together,) = torch.autograd.grad(
+        out["features"], vectors, grad_outputs=columns, is_grads_batched=True, retain_graph=True
+    )
+    for column, gradient in zip(columns, together, strict=True):
+        (alone,) = torch.autograd.grad(out["features"], vectors, grad_outputs=column, retain_graph=True)
+        close(gradient, alone, tolerance)

@@ -16,8 +16,6 @@ from pydantic import ValidationError
 sys.path.insert(0, str(Path(__file__).parent))
 import model_checks as checks
 import naive_allegro
-
-from atomfoundry.errors import ModelError
 from atomfoundry.models import (
     Allegro,
     AllegroConfig,
@@ -39,6 +37,8 @@ from atomfoundry.models.allegro.couplings import list_paths, natural_irreps, pla
 from atomfoundry.models.allegro.derivatives import couple, silu
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.radial import agnesi_transform, envelope
+
+from atomfoundry.errors import ModelError
 
 ELEMENTS = ["H", "C", "O", "Si"]
 ISOLATED = {"H": -13.6, "C": -1029.0, "O": -2043.0, "Si": -7870.0}
@@ -64,7 +64,12 @@ def silica(seed: int = 0) -> Atoms:
     """A small skewed cell, smaller than the cutoff: self-images, several images of a pair, ragged degrees."""
     cell = [[3.1, 0.1, 0.0], [-0.4, 3.3, 0.2], [0.5, 0.3, 3.6]]
     positions = [[0.1, 0.0, 0.2], [1.6, 1.5, 0.3], [0.2, 1.7, 1.9]]
-    atoms = Atoms("SiO2", scaled_positions=np.linalg.solve(np.array(cell).T, np.array(positions).T).T, cell=cell, pbc=True)
+    atoms = Atoms(
+        "SiO2",
+        scaled_positions=np.linalg.solve(np.array(cell).T, np.array(positions).T).T,
+        cell=cell,
+        pbc=True,
+    )
     atoms.rattle(0.05, seed=seed)
     return atoms
 
@@ -92,7 +97,7 @@ def model(request) -> Allegro:
     return Allegro(small_config(**request.param))
 
 
-# Size -----------------------------------------------------------------------------------------------------------
+# Size -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,8 @@ def test_initial_statistics():
     assert 0.2 < energy < 2
 
 
-# Against the equations as they stand ----------------------------------------------------------------------------
+# Against the equations as they stand
+# ----------------------------------------------------------------------------
 
 
 def test_angular_functions_are_e3nns():
@@ -188,7 +194,9 @@ def test_own_derivatives_to_third_order():
         return torch.autograd.grad(slope.sum(), x, create_graph=True)[0]
 
     assert torch.autograd.gradcheck(second, h)
-    a, b, factors = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2), (2, 2, 2), (3,)))
+    a, b, factors = (
+        torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2), (2, 2, 2), (3,))
+    )
 
     def coupling(a, b, factors):
         return couple(a, b, factors, [(0, 1, 0), (2, 0, 1), (1, 1, 0)], 2)
@@ -197,7 +205,7 @@ def test_own_derivatives_to_third_order():
     assert torch.autograd.gradgradcheck(coupling, (a, b, factors))
 
 
-# Physics --------------------------------------------------------------------------------------------------------
+# Physics ----------------------------------------------------------------------------------------------------
 
 
 def test_rotations(model):
@@ -232,7 +240,10 @@ def test_dimer_does_not_see_the_tensor_product(model):
         for coupling in other.track.couplings:
             coupling.weights += 1.0
     checks.close(checks.evaluate(other, dimer)["energy"], before, 1e-15)
-    assert abs(float(checks.evaluate(other, ethanol())["energy"] - checks.evaluate(model, ethanol())["energy"])) > 1e-9
+    assert (
+        abs(float(checks.evaluate(other, ethanol())["energy"] - checks.evaluate(model, ethanol())["energy"]))
+        > 1e-9
+    )
 
 
 def test_finite_differences(model):
@@ -246,7 +257,9 @@ def _without_shift(config: AllegroConfig) -> AllegroConfig:
 
 
 def test_edge_and_position_paths(model):
-    checks.check_paths_agree(model, collate([checks.graph_of(model, a) for a in (silica(), ethanol(), slab())]))
+    checks.check_paths_agree(
+        model, collate([checks.graph_of(model, a) for a in (silica(), ethanol(), slab())])
+    )
     checks.check_paths_agree(model, checks.graph_of(model, silica()))
 
 
@@ -268,6 +281,12 @@ def test_parameter_gradients(model):
     config = _without_shift(model.config)
     checks.check_parameter_gradients(
         Allegro(config), collate([checks.graph_of(model, atoms) for atoms in (silica(), ethanol())])
+    )
+
+
+def test_batched_backward(model):
+    checks.check_batched_backward(
+        model, collate([checks.graph_of(model, atoms) for atoms in (silica(), ethanol())])
     )
 
 
@@ -341,10 +360,13 @@ def test_radial_functions():
     assert (y <= 1).all()
     assert (y.diff() < 0).all()
     # At r = r0: 1 / (1 + a / 2).
-    assert float(agnesi_transform(torch.tensor(1.1), torch.tensor(1.1))) == pytest.approx(1 / (1 + 1.0805 / 2))
+    assert float(agnesi_transform(torch.tensor(1.1), torch.tensor(1.1))) == pytest.approx(
+        1 / (1 + 1.0805 / 2)
+    )
 
 
-# Heads and configuration ----------------------------------------------------------------------------------------
+# Heads and configuration
+# ----------------------------------------------------------------------------------------
 
 
 def test_heads():
@@ -409,7 +431,9 @@ def test_same_seed_same_weights():
 
 
 def test_import_is_lazy():
-    code = "import sys, atomfoundry.models as m; assert 'Allegro' in dir(m); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, atomfoundry.models as m; assert 'Allegro' in dir(m); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

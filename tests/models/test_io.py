@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import torch
 from ase.build import molecule
-
-from atomfoundry.errors import ModelError
 from atomfoundry.models import Allegro, AllegroConfig, HeadConfig, build_graph, load_model, save_model
 from atomfoundry.models.io import read_record
+
+from atomfoundry.errors import ModelError
 
 
 @pytest.fixture
@@ -21,7 +20,11 @@ def model() -> Allegro:
         two_body_dims=[4, 6],
         latent_dims=[6],
         avg_num_neighbors=2.0,
-        heads=[HeadConfig(name="pt", isolated_energies={"H": -13.0, "O": -2041.123456789}, scale={"H": 1, "O": 2})],
+        heads=[
+            HeadConfig(
+                name="pt", isolated_energies={"H": -13.0, "O": -2041.123456789}, scale={"H": 1, "O": 2}
+            )
+        ],
     )
     model = Allegro(config)
     model.add_head(HeadConfig(name="ft", isolated_energies={"H": -12.5}, level_id="abc"))
@@ -48,9 +51,9 @@ def test_round_trip(model, tmp_path):
     record = read_record(path)
     assert record["metadata"] == {"epochs": 3, "seeds": [1, 2]}
     assert record["architecture"] == "allegro"
-    mode = os.stat(path).st_mode & 0o777
+    mode = path.stat().st_mode & 0o777
     (tmp_path / "plain").mkdir()
-    assert mode == os.stat(tmp_path / "plain").st_mode & 0o777
+    assert mode == (tmp_path / "plain").stat().st_mode & 0o777
 
 
 def test_saving_again_keeps_the_rest(model, tmp_path):
@@ -102,7 +105,7 @@ def test_bad_folders(model, tmp_path):
     with pytest.raises(ModelError, match="sha256"):
         load_model(path)
     weights.unlink()
-    with pytest.raises(ModelError, match="has no model.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         load_model(path)
 
 
