@@ -10,11 +10,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-
-from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import build_graph
 from atomfoundry.models.io import load_model
+
+from atomfoundry.errors import ModelError
 
 FINE_TUNED = "ft"
 """Head used if none is named and the model has it; otherwise the first."""
@@ -23,8 +23,8 @@ FINE_TUNED = "ft"
 class FoundryCalculator(Calculator):
     """Energy, forces, stress and atomic energies of molecules, slabs and crystals, small cells included.
 
-    The neighbour list is made anew at every call: it costs a few percent of an evaluation, a list with a skin makes
-    every evaluation dearer by the edges in the skin.
+    The neighbour list is made anew at every call: it costs a few percent of an evaluation, a list with a
+    skin makes every evaluation dearer by the edges in the skin.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ class FoundryCalculator(Calculator):
     Raises
     ------
     ModelError
-        If there is no such head or model; at evaluation, if an element is unknown to the model or to the head.
+        If there is no such head or model; at evaluation, if an element is unknown to the model or to the
+        head.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies"]

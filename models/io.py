@@ -1,7 +1,7 @@
 """A model on disk: a folder with ``model.safetensors`` and ``config.json``; no pickle.
 
-Architecture, heads and metadata are in ``config.json``, with the sha256 of the weights, so that a save that was
-interrupted, or a file that was changed, is noticed.
+Architecture, heads and metadata are in ``config.json``, with the sha256 of the weights, so that a save that
+was interrupted, or a file that was changed, is noticed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from atomfoundry.models.allegro.config import AllegroConfig
+from atomfoundry.models.allegro.model import Allegro
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 
 from atomfoundry.errors import ModelError
-from atomfoundry.models.allegro.config import AllegroConfig
-from atomfoundry.models.allegro.model import Allegro
 
 FORMAT = "atomfoundry-model"
 SCHEMA_VERSION = 1
@@ -33,8 +33,8 @@ RESAVE = "Save the model again, or fetch it from where it came."
 def save_model(model: Allegro, path: str | Path, *, metadata: dict[str, Any]) -> Path:
     """Write a model folder.
 
-    A new folder appears whole or not at all. In a folder that exists the two files are replaced one after the other
-    and the rest (``checkpoint/``) stays; killed in between, it is refused by :func:`load_model`.
+    A new folder appears whole or not at all. In a folder that exists the two files are replaced one after
+    the other and the rest (``checkpoint/``) stays; killed in between, it is refused by :func:`load_model`.
 
     Parameters
     ----------

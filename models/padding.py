@@ -1,7 +1,7 @@
 """Edges sorted by centre as a rectangle (atom, place among its edges), so that sums become matrix products.
 
-Both directions are gathers or scatters without collisions, so gradients of any order are cheap and give the same
-bits on every run, also on a GPU.
+Both directions are gathers or scatters without collisions, so gradients of any order are cheap and give the
+same bits on every run, also on a GPU.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ import torch
 from torch import Tensor
 
 
+def _spread(rows: Tensor, places: Tensor, n: int) -> Tensor:
+    return rows.new_zeros((n, *rows.shape[1:])).index_copy(0, places, rows)
+
+
+def _collect(table: Tensor, places: Tensor) -> Tensor:
+    return table.index_select(0, places)
+
+
 class _Spread(torch.autograd.Function):
     """Rows to places of a zeroed array; no place is named twice."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, places: Tensor, n: int) -> Tensor:
         ctx.places = places  # type: ignore[attr-defined]
-        out = rows.new_zeros((n, *rows.shape[1:]))
-        return out.index_copy_(0, places, rows)
+        return _spread(rows, places, n)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Collect.apply(grads[0], ctx.places), None, None  # type: ignore[attr-defined]
+        # Without a graph no Function: batched backward passes (vmap) take plain operations only.
+        collect = _Collect.apply if torch.is_grad_enabled() else _collect
+        return collect(grads[0], ctx.places), None, None  # type: ignore[attr-defined]
 
 
 class _Collect(torch.autograd.Function):
@@ -32,11 +41,12 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, places: Tensor) -> Tensor:
         ctx.places, ctx.n = places, table.shape[0]  # type: ignore[attr-defined]
-        return table.index_select(0, places)
+        return _collect(table, places)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grads[0], ctx.places, ctx.n), None  # type: ignore[attr-defined]
+        spread = _Spread.apply if torch.is_grad_enabled() else _spread
+        return spread(grads[0], ctx.places, ctx.n), None  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class EdgeLayout:
     width
         Most edges of one atom, D.
     places
-        (M,) int64, row of the edge in the (N * D) rectangle; None if every atom has exactly D edges, because then
-        the rectangle is the edge list itself.
+        (M,) int64, row of the edge in the (N * D) rectangle; None if every atom has exactly D edges, because
+        then the rectangle is the edge list itself.
     """
 
     n_atoms: int

@@ -25,7 +25,8 @@ class ZBL(nn.Module):
     type_names
         The model's elements.
     cutoff
-        Radius of the neighbour list, A; a pair whose radii sum to more ends there instead, so that no pair is cut.
+        Radius of the neighbour list, A; a pair whose radii sum to more ends there instead, so that no pair
+        is cut.
     """
 
     charges: Tensor

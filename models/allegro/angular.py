@@ -32,8 +32,9 @@ def harmonic_coefficients(l_max: int) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        (1 + 3 + ... + 3^l_max, (l_max + 1)^2). The monomials of degree l are the flattened l-fold outer product of
-        (x, y, z), so harmonics of degree l are the product of that row vector with a block of this matrix.
+        (1 + 3 + ... + 3^l_max, (l_max + 1)^2). The monomials of degree l are the flattened l-fold outer
+        product of (x, y, z), so harmonics of degree l are the product of that row vector with a block of
+        this matrix.
     """
     matrix = np.zeros((sum(3**degree for degree in range(l_max + 1)), (l_max + 1) ** 2))
     first_monomial, first_harmonic = 0, 0
@@ -88,7 +89,7 @@ def _clebsch_gordan(j1: int, m1: int, j2: int, m2: int, j3: int) -> float:
 
 
 def _complex_from_real(degree: int) -> np.ndarray:
-    """Return the unitary matrix [complex m, real m] of one degree, with the phase (-i)^l that makes 3j real."""
+    """Return the unitary matrix [complex m, real m] of one degree; its phase (-i)^l makes 3j real."""
     matrix = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=complex)
     matrix[degree, degree] = 1.0
     for m in range(1, degree + 1):
@@ -101,7 +102,7 @@ def _complex_from_real(degree: int) -> np.ndarray:
 
 @lru_cache
 def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
-    """Return the real 3j tensor (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), Frobenius norm 1, of degrees in a triangle."""
+    """Return the real 3j tensor (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), Frobenius norm 1."""
     coupling = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     for m1 in range(-l1, l1 + 1):
         for m2 in range(-l2, l2 + 1):

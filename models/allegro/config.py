@@ -14,8 +14,8 @@ DEFAULT_HEAD = "pt"
 class HeadConfig(BaseModel):
     """One readout head: a level of theory with its own isolated-atom energies and scale.
 
-    ``isolated_energies`` empty means that energies are relative to isolated atoms (all zero); otherwise an element
-    it lacks has no energy with this head (NaN), and the calculator refuses it.
+    ``isolated_energies`` empty means that energies are relative to isolated atoms (all zero); otherwise an
+    element it lacks has no energy with this head (NaN), and the calculator refuses it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -27,7 +27,7 @@ class HeadConfig(BaseModel):
 
 
 class AllegroConfig(BaseModel):
-    """Architecture of an Allegro model, variant A (Allegro-FM, J. Phys. Chem. Lett. 2025, 16, 6637, Table 1)."""
+    """Architecture of an Allegro model, variant A (J. Phys. Chem. Lett. 2025, 16, 6637, Table 1)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,8 +63,8 @@ class AllegroConfig(BaseModel):
     def _consistent(self) -> AllegroConfig:
         if self.latent_dims[-1] != self.two_body_dims[-1]:
             raise ValueError(
-                f"latent_dims must end in the last of two_body_dims ({self.two_body_dims[-1]}), because latents "
-                f"are added; it ends in {self.latent_dims[-1]}"
+                f"latent_dims must end in the last of two_body_dims ({self.two_body_dims[-1]}), because "
+                f"latents are added; it ends in {self.latent_dims[-1]}"
             )
         if self.two_body_dims[0] % 2:
             raise ValueError("two_body_dims must begin with an even number: half for each atom of the pair")
@@ -88,7 +88,10 @@ def allegro_fm64(type_names: list[str], *, avg_num_neighbors: float, **changes: 
 
 
 def allegro_fm256(type_names: list[str], *, avg_num_neighbors: float, **changes: Any) -> AllegroConfig:
-    """Return Allegro-FM256's architecture (Table 1: 690 thousand; its printed edge width 128 does not give that)."""
+    """Return Allegro-FM256's architecture (Table 1: 690 thousand parameters with 89 elements).
+
+    The edge width is 256: the printed 128 does not give the printed number of parameters.
+    """
     return _preset(type_names, avg_num_neighbors, changes, num_channels=64, width=256, edge=256)
 
 

@@ -1,8 +1,9 @@
-"""Which irreps each layer keeps, which paths lead to them, and the path-weighted 3j tensor (ALGORITHMS 2.4)."""
+"""Irreps each layer keeps, the paths that lead to them, the path-weighted 3j tensor (ALGORITHMS 2.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -28,8 +29,8 @@ def _products(left: Irrep, right: Irrep, l_max: int) -> list[Irrep]:
 def plan_irreps(n_layers: int, l_max: int) -> list[list[Irrep]]:
     """Return the irreps before the first layer and after each layer.
 
-    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the remaining
-    layers; the last layer makes 0e only.
+    All with l <= l_max and either parity that can be made and can still reach the scalar 0e after the
+    remaining layers; the last layer makes 0e only.
     """
     environment = natural_irreps(l_max)
     made: list[set[Irrep]] = [set(environment)]
@@ -70,7 +71,7 @@ def list_paths(inputs: list[Irrep], environment: list[Irrep], outputs: list[Irre
 
 def _slices(irreps: list[Irrep]) -> list[slice]:
     ends = np.cumsum([0, *(2 * degree + 1 for degree, _ in irreps)])
-    return [slice(int(start), int(end)) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(int(start), int(end)) for start, end in pairwise(ends)]
 
 
 class Coupling(nn.Module):
@@ -84,6 +85,8 @@ class Coupling(nn.Module):
 
     tensors: Tensor
     parallels: Tensor
+    even_paths: Tensor
+    even_factors: Tensor
 
     def __init__(
         self,
@@ -109,6 +112,11 @@ class Coupling(nn.Module):
             where = tuple(slices[axis][position] for axis, position in enumerate(path.positions))
             tensors[(row, *where)] = norm * wigner_3j(*path.degrees)
             parallels[(row, *path.positions)] = norm * parallel_coupling(*path.degrees)
+        even = [row for row, path in enumerate(paths) if sum(path.degrees) % 2 == 0]
+        self.even_triples = [paths[row].positions for row in even]
+        polar = [parallels[(row, *paths[row].positions)] * (2 * paths[row].degrees[2] + 1) for row in even]
+        self.register_buffer("even_paths", torch.tensor(even), persistent=False)
+        self.register_buffer("even_factors", torch.tensor(polar, dtype=dtype), persistent=False)
         self.weights = unit_variance(len(paths), generator=generator, dtype=dtype)
         self.register_buffer("tensors", torch.tensor(tensors, dtype=dtype).flatten(1), persistent=False)
         self.register_buffer("parallels", torch.tensor(parallels, dtype=dtype).flatten(1), persistent=False)
@@ -118,8 +126,16 @@ class Coupling(nn.Module):
         return (self.weights @ self.tensors).view(self.shape)
 
     def parallel(self) -> Tensor:
-        """Return the same for three harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
+        """Return the same for harmonics of one direction, (irreps in, env, out): Y (x) Y -> factor Y."""
         return (self.weights @ self.parallels).view(self.degree_shape)
+
+    def parallel_paths(self) -> tuple[Tensor, list[tuple[int, int, int]]]:
+        """Return factors (n,) and position triples of the paths that parallel harmonics take.
+
+        The factor is symmetric: multiplied by the harmonics' own products, 2 l + 1, it is that of
+        ``parallel()``.
+        """
+        return self.weights[self.even_paths] * self.even_factors, self.even_triples
 
     def scalar(self) -> Tensor:
         """Return the factor of each degree, (l_max + 1,), with which V . env goes into 0e (the first output).

@@ -1,11 +1,13 @@
-"""Perceptrons without biases: SiLU(0) = 0 and no bias make every edge quantity vanish smoothly at the cutoff."""
+"""Perceptrons without biases: with SiLU(0) = 0, every edge quantity vanishes smoothly at the cutoff."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 
 import torch
+from atomfoundry.models.allegro.derivatives import silu
 from torch import Tensor, nn
 
 SILU_GAIN = 1.6750972886213323
@@ -34,16 +36,28 @@ class Perceptron(nn.Module):
         super().__init__()
         self.weights = nn.ParameterList(
             unit_variance(fan_in, fan_out, generator=generator, dtype=dtype)
-            for fan_in, fan_out in zip(dims[:-1], dims[1:], strict=True)
+            for fan_in, fan_out in pairwise(dims)
         )
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Apply to the concatenation of (M, d_i) parts; returns (M, d_out)."""
-        hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    def forward(self, *parts: Tensor, residual: Tensor | None = None, gain: float = 1.0) -> Tensor:
+        """Apply to the concatenation of (M, d_i) parts; returns (M, d_out).
+
+        Parameters
+        ----------
+        *parts
+            Inputs, side by side.
+        residual
+            (M, d_out) to add to the result.
+        gain
+            Factor on the result.
+        """
+        last = len(self.weights) - 1
         for index, weight in enumerate(self.weights):
-            gain = 1.0
-            if index:
-                hidden = nn.functional.silu(hidden)
-                gain = SILU_GAIN
-            hidden = hidden @ (weight * (gain / sqrt(weight.shape[0])))
-        return hidden
+            factor = (gain if index == last else 1.0) * (SILU_GAIN if index else 1.0) / sqrt(weight.shape[0])
+            hidden = residual if index == last else None
+            # Parts are multiplied by their rows of the first matrix, which saves a copy in every derivative.
+            for part, rows in zip(parts, (weight * factor).split([p.shape[1] for p in parts]), strict=True):
+                hidden = part @ rows if hidden is None else torch.addmm(hidden, part, rows)
+            assert hidden is not None
+            parts = (silu(hidden) if index < last else hidden,)
+        return parts[0]

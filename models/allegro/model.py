@@ -7,6 +7,7 @@ from math import sqrt
 
 import torch
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.derivatives import geometry_only
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.mlp import Perceptron
 from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
@@ -48,7 +49,7 @@ class Allegro(nn.Module):
         self.readouts = Readouts(config, generator=generator, dtype=self.dtype)
         self.zbl = ZBL(config.type_names, cutoff=config.cutoff) if config.zbl else None
 
-    # Heads ------------------------------------------------------------------------------------------------------
+    # Heads --------------------------------------------------------------------------------------------------
 
     def head_index(self, name: str) -> int:
         """Return the index of a head.
@@ -100,7 +101,7 @@ class Allegro(nn.Module):
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    # Evaluation -------------------------------------------------------------------------------------------------
+    # Evaluation ---------------------------------------------------------------------------------------------
 
     def forward(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
@@ -120,17 +121,17 @@ class Allegro(nn.Module):
         -------
         dict
             ``energy`` (B,) eV, ``atomic_energy`` (N,), ``edge_energy`` (M,), ``features`` (B, d) and
-            ``atomic_features`` (N, d) float64; ``edge_latents`` (M, d); ``edge_vectors`` (M, 3) float64, the leaf
-            that everything depends on; with a model that has it, ``zbl_energy`` (N,). If differentiated:
-            ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN where
-            the structure is not periodic in three directions.
+            ``atomic_features`` (N, d) float64; ``edge_latents`` (M, d); ``edge_vectors`` (M, 3) float64, the
+            leaf that everything depends on; with a model that has it, ``zbl_energy`` (N,). If differentiated:
+            ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN
+            where the structure is not periodic in three directions.
         """
         return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
 
     def forward_edges(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
     ) -> dict[str, Tensor]:
-        """Evaluate with derivatives by edge vectors (ALGORITHMS 2.7, edge path): the faster one, and the default."""
+        """Evaluate with derivatives by edge vectors (ALGORITHMS 2.7, edge path): the faster one."""
         differentiate = forces or stress
         vectors = batch.edge_vectors().detach()
         if not differentiate:
@@ -138,9 +139,10 @@ class Allegro(nn.Module):
         with torch.enable_grad():
             vectors.requires_grad_(True)
             out = self._energies(batch, vectors)
-            (gradients,) = torch.autograd.grad(
-                out["energy"].sum(), vectors, create_graph=create_graph, materialize_grads=True
-            )
+            with geometry_only():
+                (gradients,) = torch.autograd.grad(
+                    out["energy"].sum(), vectors, create_graph=create_graph, materialize_grads=True
+                )
         if not create_graph:
             out = {key: value.detach() for key, value in out.items()}
         out["edge_gradients"] = gradients
@@ -210,9 +212,10 @@ class Allegro(nn.Module):
         state = self.track.begin(vectors / r, batch.layout)
         latents = self.two_body(self.embedding(r, centre_types, neighbour_types))
         for layer, perceptron in enumerate(self.latents):
-            new = perceptron(latents, self.track.scalars(state, layer, latents))
-            # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as the first.
-            latents = sqrt((layer + 1) / (layer + 2)) * latents + sqrt(1 / (layer + 2)) * new
+            # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as one.
+            old, new = sqrt((layer + 1) / (layer + 2)), sqrt(1 / (layer + 2))
+            scalars = self.track.scalars(state, layer, latents)
+            latents = perceptron(latents, scalars, residual=old * latents, gain=new)
         return latents
 
 
@@ -246,7 +249,7 @@ def forces_from_edges(batch: GraphBatch, gradients: Tensor) -> Tensor:
 
 
 def stress_from_edges(batch: GraphBatch, vectors: Tensor, gradients: Tensor) -> Tensor:
-    """Return sigma = sum_e r_e (x) G_e / V, (B, 3, 3), symmetrised; NaN where not periodic in three directions.
+    """Return sigma = sum_e r_e (x) G_e / V, (B, 3, 3), symmetrised; NaN where there is none.
 
     Parameters
     ----------

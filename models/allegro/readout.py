@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import nan, sqrt
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Readouts(nn.Module):
-    """All heads (ALGORITHMS 2.14, 2.15). The perceptron of a head has no nonlinearity, so it is one vector w_h."""
+    """All heads (ALGORITHMS 2.14, 2.15); a head's perceptron is linear, so it is one vector w_h."""
 
     isolated_energies: Tensor
     scales: Tensor
@@ -26,7 +27,7 @@ class Readouts(nn.Module):
         for head in config.heads:
             weights = nn.ParameterList(
                 unit_variance(fan_in, fan_out, generator=generator, dtype=dtype)
-                for fan_in, fan_out in zip(dims[:-1], dims[1:], strict=True)
+                for fan_in, fan_out in pairwise(dims)
             )
             self.append(head, weights, config.type_names)
 

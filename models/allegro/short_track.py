@@ -1,14 +1,15 @@
 """The tensor track of one or two layers without any tensor on an edge.
 
-Before the last layer a tensor on edge e is V_e (x) (S_i - E_e): bilinear, with V_e and E_e both multiples of the
-harmonics of r_e. All the last layer asks for is its scalar product with the next environment, and that is made of
-two kinds of scalars: a harmonic of r_e times a field of the centre, and constants times products of weights. The
-fields cost once an atom; an edge never holds more than its weights.
+Before the last layer a tensor on edge e is V_e (x) (S_i - E_e): bilinear, with V_e and E_e both multiples of
+the harmonics of r_e. All the last layer asks for is its scalar product with the next environment, and that
+is made of two kinds of scalars: a harmonic of r_e times a field of the centre, and constants times products
+of weights. The fields cost once an atom; an edge never holds more than its weights.
 """
 
 from __future__ import annotations
 
 import torch
+from atomfoundry.models.allegro.derivatives import couple
 from atomfoundry.models.allegro.track import TensorTrack, TrackState
 from torch import Tensor
 
@@ -34,8 +35,8 @@ class ShortTrack(TensorTrack):
         """Return q = sum_l a_l (V (x) (S - E))_l . (S' - E')_l, primes for this layer's environment.
 
         With W the path-weighted 3j tensor and g its value for three parallel harmonics,
-        (V (x) S) . S' = sum_l w_V Y_l . (W S S')_l; of the rest, terms with E or E' have two harmonics of r_e in W,
-        which are multiples of the third.
+        (V (x) S) . S' = sum_l w_V Y_l . (W S S')_l; of the rest, terms with E or E' have two harmonics of
+        r_e in W, which are multiples of the third.
         """
         kept = state.kept
         _, weights = self._edge_weights(1, latents)
@@ -44,13 +45,10 @@ class ShortTrack(TensorTrack):
         coupling = self.couplings[0]
         pairs = (kept["field"][:, :, None, :] * field[:, None, :, :]).flatten(1, 2)
         fields = coupling.tensor().flatten(1) @ pairs
-        read = self._read(state, torch.cat([fields, field], dim=2))
-        joint, later = read[..., : self.n_channels], read[..., self.n_channels :]
+        joint, later = self._read(state, torch.cat([fields, field], dim=2)).chunk(2, dim=2)
         # Left over: E with S' and (S - E) with E'; E with E' is inside the second.
-        parallel = coupling.parallel()
-        onto_environment = parallel * (self.multiplicity.T / self.multiplicity)
-        own = kept["environment"][:, :, None] * later[:, None]
-        other = kept["others"][:, :, None] * weights[:, None]
-        matrix = torch.cat([parallel.flatten(1), onto_environment.flatten(1)], dim=1)
-        joint = joint - matrix @ torch.cat([own.flatten(1, 2), other.flatten(1, 2)], dim=1)
-        return (kept["tensor"] * joint).sum(dim=1)
+        factors, triples = coupling.parallel_paths()
+        own = couple(kept["tensor"], kept["environment"], factors, triples, self.n_degrees)
+        other = couple(kept["tensor"], kept["others"] / self.multiplicity, factors, triples, self.n_degrees)
+        scalars = torch.addcmul(kept["tensor"] * joint, own, later / self.multiplicity, value=-1)
+        return torch.addcmul(scalars, other, weights, value=-1).sum(dim=1)

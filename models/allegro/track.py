@@ -1,8 +1,8 @@
-"""The tensor track: what a layer asks of it is the scalars that its edge latents receive (ALGORITHMS 2.3-2.4).
+"""The tensor track: what a layer asks of it is the scalars that its latents get (ALGORITHMS 2.3, 2.4).
 
 All weights of one degree lie together, channels last: ``(M, l, C)``. The block harmonics ``(M, l, k)`` hold
-Y_k where k belongs to degree l and zero elsewhere, so that one batched matrix product an atom makes the summed
-environment, and one more reads it at each of its edges.
+Y_k where k belongs to degree l and zero elsewhere, so that one batched matrix product an atom makes the
+summed environment, and one more reads it at each of its edges.
 """
 
 from __future__ import annotations
@@ -98,11 +98,12 @@ class TensorTrack(nn.Module):
 
     def _edge_weights(self, layer: int, latents: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return (w_V, w_E), each (M, l, C); w_V only in the first layer, w_E with its (Nbar - 1)^(-1/2)."""
-        weight = self.environments[layer] / sqrt(latents.shape[1])
+        gain = 1 / sqrt(latents.shape[1])
         rows = self.n_degrees * self.n_channels
         shape = (-1, self.n_degrees, self.n_channels)
-        environment = (latents @ (weight[:, -rows:] * self.environment_gain)).view(shape)
-        return ((latents @ weight[:, :rows]).view(shape) if layer == 0 else None), environment
+        tensor, environment = self.environments[layer].split([rows * (layer == 0), rows], dim=1)
+        weights = (latents @ (environment * (gain * self.environment_gain))).view(shape)
+        return ((latents @ (tensor * gain)).view(shape) if layer == 0 else None), weights
 
     @staticmethod
     def _sum_environment(state: TrackState, environment: Tensor) -> Tensor:
