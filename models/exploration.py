@@ -22,8 +22,8 @@ CLOSEST = 0.5
 STREAK = 3
 """Consecutive evaluations above the high threshold that end a run."""
 SAME = 0.99999
-"""Two structures with a larger cosine between their descriptors count as one (section 9.3). The 0.9995 of 5.4 is
-too coarse: any two silicon cells displaced by 0.08 A exceed it."""
+"""Two structures with a larger cosine between their descriptors count as one (section 9.3). The 0.9995 of
+5.4 is too coarse: any two silicon cells displaced by 0.08 A exceed it."""
 
 
 @dataclass
