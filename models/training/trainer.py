@@ -237,6 +237,7 @@ class _Trainer:
             betas=settings.betas,
             amsgrad=settings.amsgrad,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.ema = (
             None if settings.ema_decay is None else MovingAverage(self.parameters, decay=settings.ema_decay)

@@ -153,7 +153,7 @@ def test_outcar_agrees_with_vasprun(pair: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["default_xml_211101/aiida.out", "NaCl64_displaced/NaCl-001.out", "Li2O4_vcrelax_mp-1018789/pw.out.gz"],
+    ["NaCl64_displaced/NaCl-001.out", "Li2O4_vcrelax_mp-1018789/pw.out.gz"],
 )
 def test_espresso_values(name: str) -> None:
     known = reference(f"dft_outputs/qe/{name}")
