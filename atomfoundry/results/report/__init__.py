@@ -9,22 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.results.report.data import (
-        ArtifactRow,
-        DatasetArrays,
-        JobRow,
-        Predictions,
-        ReportInputs,
-        TargetRow,
-    )
+    from atomfoundry.results.report.arrays import DatasetArrays, Predictions
+    from atomfoundry.results.report.data import ArtifactRow, JobRow, ReportInputs, TargetRow
     from atomfoundry.results.report.overview import headline
     from atomfoundry.results.report.page import render_report
 
 _HOMES = {
     "ArtifactRow": "data",
-    "DatasetArrays": "data",
+    "DatasetArrays": "arrays",
     "JobRow": "data",
-    "Predictions": "data",
+    "Predictions": "arrays",
     "ReportInputs": "data",
     "TargetRow": "data",
     "headline": "overview",

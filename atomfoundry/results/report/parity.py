@@ -9,9 +9,10 @@ import numpy as np
 from atomfoundry.documents import ErrorMetrics, ModelDoc
 from atomfoundry.results.report import style, text
 from atomfoundry.results.report.alignment import diagonal
+from atomfoundry.results.report.arrays import Predictions
 from atomfoundry.results.report.blocks import Block, Cell, Figure, Fold, Row, Section, Table, Words
 from atomfoundry.results.report.curves import model_name
-from atomfoundry.results.report.data import Predictions, ReportInputs
+from atomfoundry.results.report.data import ReportInputs
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
 POINTS_DRAWN = 1500

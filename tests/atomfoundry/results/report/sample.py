@@ -431,7 +431,8 @@ def predictions(heads: list[str], scale: float, seed: int, n_test: int = 15) -> 
     columns: dict[str, list] = {
         name: []
         for name in (
-            "split", "head", "energy_ref", "energy_pred", "forces_ref", "forces_pred", "stress_ref", "stress_pred"
+            "split", "head", "energy_ref", "energy_pred", "forces_ref", "forces_pred",
+            "stress_ref", "stress_pred",
         )
     }  # fmt: skip
     for head in heads:
