@@ -9,6 +9,7 @@ import numpy as np
 from atomfoundry.documents import BenchmarkDoc
 from atomfoundry.results.report import style, text
 from atomfoundry.results.report.blocks import Figure
+from atomfoundry.results.report.parity import QUANTITIES, parity_figure
 from atomfoundry.units import GPA
 
 ANGSTROM3 = f"{text.ANGSTROM}³"
@@ -189,6 +190,22 @@ def _diatomic(doc: BenchmarkDoc) -> list[Figure | None]:
     return found
 
 
+def _parity(doc: BenchmarkDoc) -> list[Figure | None]:
+    """Return predictions against labels from the benchmark's own points."""
+    found: list[Figure | None] = []
+    for quantity in QUANTITIES:
+        record = next(
+            (r for r in doc.records if r.get("kind") == "scatter" and r.get("quantity") == quantity.key), None
+        )
+        numbers = [doc.summary.get(f"{quantity.key}_{metric}") for metric in ("mae", "rmse", "r2")]
+        mae, rmse, r2 = (float(n) if isinstance(n, int | float) else None for n in numbers)
+        if record is None or mae is None or rmse is None:
+            continue
+        pair = np.asarray(record["reference"], dtype=float), np.asarray(record["predicted"], dtype=float)
+        found.append(parity_figure(quantity, {"frames": pair}, "frames", (mae, rmse, r2)))
+    return found
+
+
 def _curve(
     name: str, x: np.ndarray, y: np.ndarray, colour: str, *, dash: str = "solid", width: float = 2.0
 ) -> dict:
@@ -222,5 +239,6 @@ FIGURES: dict[str, Callable[[BenchmarkDoc], list[Figure | None]]] = {
     "elasticity": _elasticity,
     "nve_drift": _nve_drift,
     "diatomic": _diatomic,
+    "parity": _parity,
 }
 """Benchmark -> what draws its figures."""

@@ -65,6 +65,10 @@ ROWS: dict[str, list[tuple[str, str, str]]] = {
 """Benchmark -> (key of the summary, words, unit), in the order shown."""
 
 
+COUNTS = frozenset({"n_atoms", "energy_flips", "force_flips", "n_points"})
+"""Summary entries that are whole numbers, which documents store as floats."""
+
+
 def section(inputs: ReportInputs) -> Section:
     """Return the section about benchmarks."""
     key, title = "benchmarks", "Benchmarks"
@@ -79,10 +83,7 @@ def section(inputs: ReportInputs) -> Section:
             blocks.append(Words(text=name, heading=True))
             heading = name
         blocks += _benchmark(doc)
-    lead = (
-        "Properties that were not fitted, each computed by the model and, where possible, by the label "
-        "engine itself."
-    )
+    lead = "Properties of the model next to those of the label engine itself, where it was asked."
     return Section(key=key, title=title, lead=lead, blocks=blocks)
 
 
@@ -99,7 +100,7 @@ def _benchmark(doc: BenchmarkDoc) -> list[Block]:
     if len(figures) == 1 and table.rows:
         blocks.append(Row(blocks=[figures[0], table]))
     else:
-        blocks += [Row(blocks=figures)] if figures else []
+        blocks += [Row(blocks=figures, columns=min(3, len(figures)))] if figures else []
         blocks += [table] if table.rows else []
     if doc.failures:
         rows: list[list[Cell | str]] = [
@@ -126,9 +127,9 @@ def _numbers(doc: BenchmarkDoc) -> Table:
         if key not in doc.summary:
             continue
         value, truth = doc.summary[key], doc.reference_summary.get(key)
-        row: list[Cell | str] = [words, unit, Cell(text=_text(value), kind="number")]
+        row: list[Cell | str] = [words, unit, Cell(text=_text(key, value), kind="number")]
         if compared:
-            row.append(Cell(text=_text(truth), kind="number"))
+            row.append(Cell(text=_text(key, truth), kind="number"))
             row.append(Cell(text=_deviation(value, truth), kind="number"))
         rows.append(row)
     header = ["Quantity", "Unit", doc.calculator]
@@ -137,7 +138,9 @@ def _numbers(doc: BenchmarkDoc) -> Table:
     return Table(header=header, rows=rows, numeric=frozenset({2, 3, 4}))
 
 
-def _text(value: float | bool | str | None) -> str:
+def _text(key: str, value: float | bool | str | None) -> str:
+    if key in COUNTS and isinstance(value, float) and value.is_integer():
+        return text.number(int(value))
     return value if isinstance(value, str) else text.number(value, 4)
 
 
@@ -145,5 +148,5 @@ def _deviation(value: float | bool | str | None, truth: float | bool | str | Non
     """Return how far a number is from its reference, in percent."""
     if isinstance(value, bool | str) or isinstance(truth, bool | str) or value is None or not truth:
         return text.MISSING
-    percent = 100 * (value - truth) / abs(truth)
-    return f"{percent:+.1f} %".replace("-", text.MINUS)
+    percent = round(100 * (value - truth) / abs(truth), 1)
+    return f"{percent:+.1f} %".replace("-", text.MINUS) if percent else "0.0 %"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atomfoundry.errors import InputError
-from atomfoundry.results.report import JobRow, Predictions, TargetRow
+from atomfoundry.results.report import JobRow, Predictions, TargetRow, jobs_from_documents
 from atomfoundry.results.report import text as words
 from atomfoundry.results.report.benchmark_figures import birch_murnaghan
 from atomfoundry.results.report.grouping import depths, group_jobs, reduced_edges
@@ -236,6 +236,18 @@ def test_bad_predictions_are_refused(tmp_path) -> None:
         Predictions.from_arrays(
             {"split": ["a"], "head": ["b"], "energy_ref": [1.0, 2.0], "energy_pred": [1.0]}
         )
+
+
+def test_jobs_from_documents(sample) -> None:
+    inputs = sample.full_inputs()
+    rows = {row.name: row for row in jobs_from_documents(inputs.documents())}
+    assert rows["harvest crystals"].counts == "100 frames", "the dataset came after the labels"
+    assert rows["train base model"].stage == "training"
+    assert rows["train base model"].peak_memory_mb == 910.0
+    assert rows["fine-tune replay"].stage == "fine-tuning"
+    labels = {row.name: row for row in jobs_from_documents(inputs.label_sets)}["harvest crystals"]
+    assert (labels.n_labels, labels.n_reused, labels.n_failed) == (102, 2, 2)
+    assert jobs_from_documents([inputs.benchmarks[-1]]) == [], "no provenance, no job"
 
 
 def test_a_typo_in_the_inputs_is_an_error() -> None:
