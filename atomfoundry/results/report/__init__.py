@@ -1,7 +1,8 @@
 """The report: one self-contained HTML file about one run of the pipeline.
 
 Public names: :func:`render_report`, its inputs :class:`ReportInputs`, :class:`JobRow`, :class:`TargetRow`,
-:class:`ArtifactRow`, :class:`Predictions`, :class:`DatasetArrays`, and :func:`headline`.
+:class:`ArtifactRow`, :class:`Predictions`, :class:`DatasetArrays`, and the functions :func:`headline` and
+:func:`jobs_from_documents`.
 """
 
 from __future__ import annotations
@@ -9,25 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.results.report.data import (
-        ArtifactRow,
-        DatasetArrays,
-        JobRow,
-        Predictions,
-        ReportInputs,
-        TargetRow,
-    )
+    from atomfoundry.results.report.arrays import DatasetArrays, Predictions
+    from atomfoundry.results.report.data import ArtifactRow, JobRow, ReportInputs, TargetRow
+    from atomfoundry.results.report.jobs import jobs_from_documents
     from atomfoundry.results.report.overview import headline
     from atomfoundry.results.report.page import render_report
 
 _HOMES = {
     "ArtifactRow": "data",
-    "DatasetArrays": "data",
+    "DatasetArrays": "arrays",
     "JobRow": "data",
-    "Predictions": "data",
+    "Predictions": "arrays",
     "ReportInputs": "data",
     "TargetRow": "data",
     "headline": "overview",
+    "jobs_from_documents": "jobs",
     "render_report": "page",
 }
 
@@ -39,6 +36,7 @@ __all__ = [
     "ReportInputs",
     "TargetRow",
     "headline",
+    "jobs_from_documents",
     "render_report",
 ]
 

@@ -80,8 +80,8 @@ def _parity(doc: AlignmentDoc, step: str) -> Figure:
         y_ends[1] += 0.4 * (y_ends[1] - y_ends[0])
         offset = sum(b - a for a, b in zip(x, y, strict=True)) / len(x)
         caption = (
-            f"Energies of the overlap structures, {words}: the levels differ by {text.number(offset)} eV/atom on "
-            "average, so the axes differ too."
+            f"Energies of the overlap structures, {words}: the levels differ by {text.number(offset)} "
+            "eV/atom on average, so the axes differ too."
         )
     note = "<br>".join(metric_lines(doc.metrics[step])) if step in doc.metrics else ""
     data = [

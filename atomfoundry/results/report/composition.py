@@ -8,8 +8,9 @@ import numpy as np
 
 from atomfoundry.documents import DatasetDoc, LabelSetDoc
 from atomfoundry.results.report import style, text
+from atomfoundry.results.report.arrays import DatasetArrays
 from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
-from atomfoundry.results.report.data import DatasetArrays, ReportInputs
+from atomfoundry.results.report.data import ReportInputs
 
 FAILURES_SHOWN = 40
 

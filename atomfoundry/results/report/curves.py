@@ -144,7 +144,7 @@ def _losses(models: list[ModelDoc]) -> Figure:
             data.append(_line(model, i, valid, suffix=", validation"))
     return Figure(
         title="Loss",
-        caption="Training (dotted) and validation (full) loss; a growing gap between the two means overfitting.",
+        caption="Training (dotted) and validation (full) loss; a growing gap is overfitting.",
         data=data,
         layout=_epoch_layout("loss", data),
         height=320,

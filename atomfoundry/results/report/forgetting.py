@@ -186,6 +186,6 @@ def _table(records: list[ForgettingRecord]) -> Table:
     return Table(
         header=["Method", "Head", "Task", "Quantity", "RMSE before", "RMSE after", "Ratio"],
         rows=rows,
-        caption="Forgetting ratio: RMSE of the fine-tuned over RMSE of the pretrained model, on earlier tasks.",
+        caption="Forgetting ratio: RMSE of the fine-tuned over that of the pretrained model on an old task.",
         numeric=frozenset({4, 5, 6}),
     )

@@ -139,5 +139,5 @@ def _resource(name: str) -> str:
 def _plotly() -> str:
     """Return plotly.js; read as a file, since importing plotly takes longer than rendering the page."""
     content = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    # An HTML parser ends the element at this word wherever it stands; in a string the backslash changes nothing.
+    # An HTML parser ends the element at this word wherever it stands; the backslash changes nothing.
     return content.replace("</script", "<\\/script")

@@ -9,9 +9,10 @@ import numpy as np
 from atomfoundry.documents import ErrorMetrics, ModelDoc
 from atomfoundry.results.report import style, text
 from atomfoundry.results.report.alignment import diagonal
+from atomfoundry.results.report.arrays import Predictions
 from atomfoundry.results.report.blocks import Block, Cell, Figure, Fold, Row, Section, Table, Words
 from atomfoundry.results.report.curves import model_name
-from atomfoundry.results.report.data import Predictions, ReportInputs
+from atomfoundry.results.report.data import ReportInputs
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
 POINTS_DRAWN = 1500
@@ -165,7 +166,13 @@ def _quantity(
     shown = "test" if "test" in pairs else list(pairs)[-1]
     document = metrics.get((head, shown))
     return (
-        _parity(quantity, pairs, shown, document, limit=POINTS_DRAWN if main else POINTS_DRAWN // 3),
+        parity_figure(
+            quantity,
+            pairs,
+            shown,
+            _numbers(quantity, document, pairs[shown]),
+            limit=POINTS_DRAWN if main else POINTS_DRAWN // 3,
+        ),
         _distribution(quantity, pairs, shown),
     )
 
@@ -181,14 +188,29 @@ def _numbers(
     return scores(*pair)
 
 
-def _parity(
+def parity_figure(
     quantity: Quantity,
     pairs: dict[str, tuple[np.ndarray, np.ndarray]],
     shown: str,
-    document: ErrorMetrics | None,
+    numbers: tuple[float, float, float | None],
     *,
-    limit: int,
+    limit: int = POINTS_DRAWN,
 ) -> Figure:
+    """Return predictions against labels.
+
+    Parameters
+    ----------
+    quantity
+        What is drawn.
+    pairs
+        Split -> labels and predictions, flat, in the documents' units.
+    shown
+        The split that the inset is about.
+    numbers
+        MAE, RMSE (documents' units) and R2 of that split.
+    limit
+        Points drawn of a split; the worst are always among them.
+    """
     everything = np.concatenate([np.concatenate(pair) for pair in pairs.values()]) * quantity.scale
     low, high = float(everything.min()), float(everything.max())
     pad = 0.05 * (high - low or 1.0)
@@ -217,7 +239,7 @@ def _parity(
                 + "</extra>",
             }
         )
-    mae, rmse, r2 = _numbers(quantity, document, pairs[shown])
+    mae, rmse, r2 = numbers
     lines = [f"<b>{style.plot_text(shown)}</b>"]
     if r2 is not None:
         lines.append(f"R² {text.r_squared(r2)}")

@@ -41,7 +41,7 @@ def plot_text(text: str) -> str:
 def values(data: Iterable[float | None] | np.ndarray, digits: int = 5) -> list[float | None]:
     """Return numbers for JSON: few digits, ``None`` for what is not finite."""
     return [
-        None if v is None or not np.isfinite(v) else float(f"{v:.{digits}g}")
+        None if v is None or not math.isfinite(v) else float(f"{v:.{digits}g}")
         for v in (data.tolist() if isinstance(data, np.ndarray) else data)
     ]
 
