@@ -299,9 +299,7 @@ class LabelMaker(Maker):
         if groups:
             engine.check_elements(structures.elements)
             engine.check_available()
-        shell = LabelBatchMaker(
-            name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings
-        )
+        shell = LabelBatchMaker(name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings)
         batches = [shell.make(structures.structures, indices) for indices in groups]
         collect = collect_labels(
             structures,
@@ -318,9 +316,7 @@ class LabelMaker(Maker):
         return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
 
 
-def pending_batches(
-    dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int
-) -> list[list[int]]:
+def pending_batches(dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int) -> list[list[int]]:
     """Group the frames that have no final label, the large ones first so that no long batch starts last.
 
     Parameters

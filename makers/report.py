@@ -16,7 +16,6 @@ from atomfoundry.documents import (
     BenchmarkDoc,
     DatasetDoc,
     ForgettingDoc,
-    FoundryDocument,
     LabelSetDoc,
     ModelDoc,
     ReportDoc,
@@ -27,7 +26,7 @@ from atomfoundry.documents import (
 from atomfoundry.results import current_artifacts
 
 if TYPE_CHECKING:
-    from atomfoundry.results.report.data import Predictions
+    from atomfoundry.results.report import JobRow, Predictions
 
 DEFAULT_TARGETS: list[dict[str, Any]] = [
     {"quantity": "energy_mae", "name": "Energy MAE, test", "target": 10.0, "unit": "meV/atom"},
@@ -81,7 +80,7 @@ class ReportMaker(Maker):
         benchmarks: list[BenchmarkDoc],
     ) -> ReportDoc:
         """Write the report of everything that is given."""
-        from atomfoundry.results.report import DatasetArrays, ReportInputs, render_report
+        from atomfoundry.results.report import DatasetArrays, ReportInputs, jobs_from_documents, render_report
 
         artifacts = current_artifacts()
         targets = [
@@ -113,7 +112,7 @@ class ReportMaker(Maker):
             benchmarks=benchmarks,
             targets=targets,
         )
-        inputs = inputs.model_copy(update={"jobs": job_rows(inputs.documents())})
+        inputs = inputs.model_copy(update={"jobs": connect_jobs(jobs_from_documents(inputs.documents()))})
         path = Path("report.html")
         headline = render_report(inputs, path)
         return ReportDoc(
@@ -159,7 +158,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """Read stored predictions with energies per atom above isolated atoms."""
     import pyarrow.parquet as pq
 
-    from atomfoundry.results.report.data import Predictions
+    from atomfoundry.results.report import Predictions
 
     columns = pq.read_table(str(path)).to_pydict()
     n_atoms = np.array(columns["n_atoms"], dtype=float)
@@ -170,66 +169,26 @@ def read_predictions(path: str | Path) -> Predictions:
     return Predictions.from_arrays(columns)
 
 
-def job_rows(documents: Any) -> list[dict[str, Any]]:
-    """Describe the jobs behind documents: the nodes and edges of the pipeline graph."""
-    rows = []
-    for document in documents:
-        provenance = document.provenance
-        if provenance is None:
-            continue
-        row = {
-            "uuid": provenance.job_uuid,
-            "name": provenance.job_name,
-            "stage": stage_of(document),
-            "start": provenance.started_at,
-            "wall_time_s": provenance.wall_time_s,
-            "parents": [reference.uuid for reference in provenance.inputs],
-            "counts": counts_of(document),
-            "peak_memory_mb": provenance.peak_memory_mb,
-        }
-        if isinstance(document, LabelSetDoc):
-            row |= {
-                "wall_time_s": document.compute_time_s,
-                "n_labels": document.n_labelled,
-                "n_reused": document.n_reused,
-                "n_failed": document.n_failed,
-            }
-        rows.append(row)
-    return rows
+def connect_jobs(rows: list[JobRow]) -> list[JobRow]:
+    """Let every job's parents be jobs of the report: those in between (batches, dynamic branches) are skipped."""
+    from atomfoundry.results import current_project, open_results
+    from atomfoundry.results.lineage import lineage
 
-
-def stage_of(document: FoundryDocument) -> str:
-    """Return the stage of the pipeline that a document belongs to."""
-    if isinstance(document, ModelDoc):
-        return {"base": "training", "active_learning": "active learning"}.get(document.kind, "fine-tuning")
-    stages: dict[type[FoundryDocument], str] = {
-        StructureSetDoc: "structures",
-        LabelSetDoc: "labels",
-        DatasetDoc: "dataset",
-        AlignmentDoc: "alignment",
-        ForgettingDoc: "fine-tuning",
-        UncertaintyDoc: "active learning",
-        SelectionDoc: "active learning",
-        BenchmarkDoc: "benchmarks",
-    }
-    return stages.get(type(document), "")
-
-
-def counts_of(document: FoundryDocument) -> str:
-    """Say in a few words what came out of a job."""
-    if isinstance(document, StructureSetDoc):
-        return f"{document.n_structures} structures"
-    if isinstance(document, LabelSetDoc):
-        failed = f", {document.n_failed} failed" if document.n_failed else ""
-        return f"{document.n_labelled} of {document.n_requested} labels{failed}"
-    if isinstance(document, DatasetDoc):
-        return f"{document.n_frames} frames"
-    if isinstance(document, AlignmentDoc):
-        return f"{document.n_aligned} frames aligned, a = {document.scale:.4f}"
-    if isinstance(document, ModelDoc):
-        return f"{document.n_epochs} epochs, {document.n_parameters:,} parameters"
-    if isinstance(document, SelectionDoc):
-        return f"{document.n_selected} of {document.n_candidates} uncertain frames"
-    if isinstance(document, BenchmarkDoc):
-        return f"{document.n_items - document.n_failed} of {document.n_items} items"
-    return ""
+    known = {row.uuid for row in rows}
+    database = open_results(current_project())
+    connected = []
+    for row in rows:
+        graph = lineage(database, row.uuid)
+        parents: dict[str, None] = {}
+        seen, queue = {graph.root}, [graph.root]
+        while queue:
+            for node, _ in graph.neighbours(queue.pop()):
+                if node.key in seen:
+                    continue
+                seen.add(node.key)
+                if node.uuid in known and node.uuid != row.uuid:
+                    parents[node.uuid] = None
+                else:
+                    queue.append(node.key)
+        connected.append(row.model_copy(update={"parents": list(parents)}))
+    return connected

@@ -55,14 +55,14 @@ class FoundationFlowMaker(Maker):
 
     name: str = "foundation"
     seed: int = 0
-    crystals: StructuresMaker = field(default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"], cell="primitive"))
+    crystals: StructuresMaker = field(
+        default_factory=lambda: StructuresMaker(name="crystals", presets=["silicon"], cell="primitive")
+    )
     molecules: StructuresMaker | None = field(
         default_factory=lambda: StructuresMaker(name="molecules", presets=["silanes"])
     )
     task: StructuresMaker | None = field(
-        default_factory=lambda: StructuresMaker(
-            name="task structures", presets=["silicon_beta_tin"], cell="primitive"
-        )
+        default_factory=lambda: StructuresMaker(name="task structures", presets=["silicon_beta_tin"], cell="primitive")
     )
     crystal_sampling: SampleMaker = field(default_factory=lambda: SampleMaker(name="sample crystals"))
     molecule_sampling: SampleMaker = field(default_factory=lambda: SampleMaker(name="sample molecules"))
@@ -152,13 +152,15 @@ class FoundationFlowMaker(Maker):
         """Make the flow; its output is the report."""
         jobs: list[Job | Flow] = []
 
-        def add(job: Job | Flow, stage: str) -> Job | Flow:
-            job.update_metadata({"stage": stage}, dynamic=True)
+        def add(job: Job | Flow, stage: str, priority: int = 0) -> Job | Flow:
+            job.update_metadata({"stage": stage, "priority": priority}, dynamic=True)
             jobs.append(job)
             return job
 
-        def label(maker: LabelMaker, name: str, structures: Job | Flow, stage: str = "labels") -> Job | Flow:
-            return add(replace(maker, name=f"label {name}").make(structures.output), stage)
+        def label(
+            maker: LabelMaker, name: str, structures: Job | Flow, *, stage: str = "labels", priority: int = 0
+        ) -> Job | Flow:
+            return add(replace(maker, name=f"label {name}").make(structures.output), stage, priority)
 
         seeded = self._seeded()
         # structures and sampling
@@ -177,17 +179,17 @@ class FoundationFlowMaker(Maker):
         }
 
         # labels at every level
-        crystal_labels = label(seeded.crystal_labels, "crystals", sampled)
-        crystal_atoms = label(seeded.crystal_labels, "atoms (crystal level)", atoms)
+        crystal_labels = label(seeded.crystal_labels, "crystals", sampled, priority=3)
+        crystal_atoms = label(seeded.crystal_labels, "atoms (crystal level)", atoms, priority=4)
         alignment = None
         molecule_labels = None
         if molecules is not None:
             bridge = seeded.bridge_labels or seeded.crystal_labels
             molecule_atoms = add(IsolatedAtomsMaker(name="molecules' atoms").make([molecules.output]), "sampling")
-            molecule_labels = label(seeded.molecule_labels, "molecules", sampled_molecules)
-            source_atoms = label(seeded.molecule_labels, "atoms (molecule level)", molecule_atoms)
-            overlap = label(bridge, "molecules (bridge)", sampled_molecules)
-            overlap_atoms = label(bridge, "atoms (bridge)", molecule_atoms)
+            molecule_labels = label(seeded.molecule_labels, "molecules", sampled_molecules, priority=2)
+            source_atoms = label(seeded.molecule_labels, "atoms (molecule level)", molecule_atoms, priority=2)
+            overlap = label(bridge, "molecules (bridge)", sampled_molecules, priority=2)
+            overlap_atoms = label(bridge, "atoms (bridge)", molecule_atoms, priority=2)
             alignment = add(
                 seeded.align.make(
                     source=molecule_labels.output,
@@ -215,7 +217,7 @@ class FoundationFlowMaker(Maker):
             ),
             "dataset",
         )
-        base = add(seeded.train.make({"pt": dataset.output}), "training")
+        base = add(seeded.train.make({"pt": dataset.output}), "training", priority=5)
         task_dataset = add(
             seeded.task_dataset.make(labels=[task_labels.output], isolated=crystal_atoms.output), "dataset"
         )
@@ -246,7 +248,7 @@ class FoundationFlowMaker(Maker):
             "active learning",
         )
         selected = add(SelectedStructuresMaker().make(selection.output), "active learning")
-        new_labels = label(seeded.crystal_labels, "selected frames", selected, stage="active learning")
+        new_labels = label(seeded.crystal_labels, "selected frames", selected, stage="active learning", priority=1)
         extended = add(
             replace(seeded.dataset, name="extended dataset").make(
                 labels=[new_labels.output], isolated=crystal_atoms.output, previous=dataset.output

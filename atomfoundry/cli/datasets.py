@@ -74,24 +74,24 @@ def harvest_command(
         raise InputError(f"{output} exists.", remedy="Give another folder.")
     report = harvest(folder, steps="all" if all_steps else "last")
     if report.frames:
-        Dataset.create(output, report.frames, name=folder.name, levels=report.levels)
+        Dataset.create(output, report.frames, name=folder.name)
     rejected = dict(Counter(rejection.reason for rejection in report.rejections))
     if as_json:
         print_json(
             {
-                "files": report.n_files,
+                "files": len(report.files),
+                "skipped": len(report.skipped),
                 "frames": len(report.frames),
-                "rejected": [
-                    {"file": str(r.file), "reason": r.reason, "message": r.message} for r in report.rejections
-                ],
+                "rejected": [rejection.model_dump(mode="json") for rejection in report.rejections],
             }
         )
     else:
         console.print(
-            f"{report.n_files} files: {len(report.frames)} frames, {sum(rejected.values())} refused {rejected or ''}",
+            f"{len(report.files)} files: {len(report.frames)} frames, {sum(rejected.values())} refused "
+            f"{rejected or ''}",
             highlight=False,
         )
         for rejection in report.rejections:
-            console.print(f"  {rejection.file}: {rejection.reason}: {rejection.message}", highlight=False)
+            console.print(f"  {rejection.source}: {rejection.reason}: {rejection.message}", highlight=False)
     if not report.frames:
         raise typer.Exit(1)

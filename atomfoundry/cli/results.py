@@ -115,7 +115,7 @@ def _of_output(query: dict[str, Any]) -> dict[str, Any]:
 
 
 def _labels(database: ResultsDB, query: dict[str, Any], *, as_json: bool) -> None:
-    labels = database.labels(query or None)
+    labels = [result.document for result in database.labels(query or None)]
     if as_json:
         print_json([label.model_dump(mode="json") for label in labels])
         return
@@ -259,18 +259,17 @@ def lineage_command(
     project: ProjectOption = None,
 ) -> None:
     """Walk from a result back to the structures it was made from."""
-    from atomfoundry.results import open_results
+    from atomfoundry.results import lineage_formats, open_results
     from atomfoundry.results.lineage import descendants as forward
     from atomfoundry.results.lineage import lineage
 
-    database = open_results(find_project(project))
-    graph = (forward if descendants else lineage)(database, database.resolve_uuid(uuid))
+    graph = (forward if descendants else lineage)(open_results(find_project(project)), uuid)
     if output_format is LineageFormat.tree:
-        console.print(graph.tree())
+        console.print(lineage_formats.to_tree(graph))
     elif output_format is LineageFormat.mermaid:
-        console.file.write(graph.mermaid() + "\n")
+        console.file.write(lineage_formats.to_mermaid(graph) + "\n")
     else:
-        print_json(graph.prov_json())
+        print_json(lineage_formats.to_prov_json(graph))
 
 
 def report_command(

@@ -19,13 +19,17 @@ def summarise(project: Path, result: RunResult) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "project": str(project),
         "ok": result.ok,
-        "completed": result.completed,
+        "total": result.total,
+        "completed": result.completed - result.reused,
         "reused": result.reused,
         "failed": result.failed,
         "blocked": result.blocked,
         "wall_time_s": result.wall_time_s,
         "failures": [{"name": f.name, "message": f.message, "folder": str(f.folder)} for f in result.failures],
-        "labels": database.label_counts(),
+        "labels": {
+            "ok": len(database.labels({"status": "ok"})),
+            "failed": len(database.labels({"status": "failed"})),
+        },
     }
     reports = database.reports()
     if reports and result.ok:
