@@ -23,8 +23,8 @@ from atomfoundry.results.report.data import JobRow
 def jobs_from_documents(documents: Iterable[FoundryDocument]) -> list[JobRow]:
     """Return one row for each job that the documents' provenance names.
 
-    Parents are the jobs whose outputs were read, as far as they are among the documents' own jobs. A job that
-    wrote several documents gets one row, about the last of them. Documents without provenance are passed over.
+    Parents are the jobs whose outputs were read, whether or not those have documents here. A job that
+    wrote several documents gets one row, about the last of them. Documents without provenance are left out.
     """
     rows: dict[str, JobRow] = {}
     for document in documents:

@@ -215,6 +215,7 @@ def test_absent_documents_are_named_with_a_reason(tmp_path) -> None:
 def test_each_document_alone_and_each_missing(field: str, sample, monkeypatch) -> None:
     monkeypatch.setattr(page, "_plotly", str)  # five megabytes that are not looked at here
     full = sample.full_inputs()
+    full.predictions = dict(list(full.predictions.items())[-1:])
     empty: list | dict = {} if isinstance(getattr(full, field), dict) else []
     parsed(page.html(full.model_copy(update={field: empty})))
     parsed(page.html(ReportInputs(title="Alone", **{field: getattr(full, field)})))
