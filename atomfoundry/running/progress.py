@@ -127,7 +127,15 @@ def render(
         lost = [f"{n} {word}" for n, word in ((stage.failed, "failed"), (stage.blocked, "blocked")) if n]
         table.add_row(
             Text(stage.name, style=style),
-            ProgressBar(total=max(stage.total, 1), completed=stage.completed, width=24),
+            # Plain colours: rich's own look alike on terminals with only 16.
+            ProgressBar(
+                total=max(stage.total, 1),
+                completed=stage.completed,
+                width=24,
+                style="bright_black",
+                complete_style="cyan",
+                finished_style="green",
+            ),
             f"{stage.completed}/{stage.total}",
             spent,
             Text(", ".join(lost), style="red"),
