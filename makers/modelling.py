@@ -88,7 +88,8 @@ def model_document(
     from atomfoundry.models.evaluation import evaluate, write_predictions
 
     metrics, predictions = [], []
-    for head, dataset in datasets.items():
+    for head in (head.name for head in model.config.heads if head.name in datasets):
+        dataset = datasets[head]
         for split in ("train", "valid", "test"):
             frames = frames_of(dataset, split)
             if frames:

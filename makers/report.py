@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
@@ -16,6 +15,7 @@ from atomfoundry.documents import (
     BenchmarkDoc,
     DatasetDoc,
     ForgettingDoc,
+    FoundryDocument,
     LabelSetDoc,
     ModelDoc,
     ReportDoc,
@@ -26,7 +26,10 @@ from atomfoundry.documents import (
 from atomfoundry.results import current_artifacts
 
 if TYPE_CHECKING:
-    from atomfoundry.results.report import JobRow, Predictions
+    from collections.abc import Iterable
+
+    from atomfoundry.results.lineage import LineageGraph
+    from atomfoundry.results.report import JobRow
 
 DEFAULT_TARGETS: list[dict[str, Any]] = [
     {"quantity": "energy_mae", "name": "Energy MAE, test", "target": 10.0, "unit": "meV/atom"},
@@ -80,7 +83,7 @@ class ReportMaker(Maker):
         benchmarks: list[BenchmarkDoc],
     ) -> ReportDoc:
         """Write the report of everything that is given."""
-        from atomfoundry.results.report import DatasetArrays, ReportInputs, jobs_from_documents, render_report
+        from atomfoundry.results.report import DatasetArrays, Predictions, ReportInputs, render_report
 
         artifacts = current_artifacts()
         targets = [
@@ -102,7 +105,7 @@ class ReportMaker(Maker):
             alignments=alignments,
             models=models,
             predictions={
-                doc.model.sha256: read_predictions(artifacts.fetch(doc.predictions))
+                doc.model.sha256: Predictions.from_parquet(artifacts.fetch(doc.predictions))
                 for doc in models
                 if doc.predictions is not None
             },
@@ -112,7 +115,7 @@ class ReportMaker(Maker):
             benchmarks=benchmarks,
             targets=targets,
         )
-        inputs = inputs.model_copy(update={"jobs": connect_jobs(jobs_from_documents(inputs.documents()))})
+        inputs = inputs.model_copy(update={"jobs": pipeline(inputs.documents())})
         path = Path("report.html")
         headline = render_report(inputs, path)
         return ReportDoc(
@@ -154,41 +157,51 @@ def measured(
     return None
 
 
-def read_predictions(path: str | Path) -> Predictions:
-    """Read stored predictions with energies per atom above isolated atoms."""
-    import pyarrow.parquet as pq
+def pipeline(documents: Iterable[FoundryDocument]) -> list[JobRow]:
+    """Describe the jobs behind documents, the batches of labels included, and how they read from each other.
 
-    from atomfoundry.results.report import Predictions
-
-    columns = pq.read_table(str(path)).to_pydict()
-    n_atoms = np.array(columns["n_atoms"], dtype=float)
-    base = np.array(columns["baseline"], dtype=float)
-    for key in ("energy_ref", "energy_pred"):
-        total = np.array([np.nan if value is None else value for value in columns[key]], dtype=float)
-        columns[key] = list((total - base) / n_atoms)
-    return Predictions.from_arrays(columns)
-
-
-def connect_jobs(rows: list[JobRow]) -> list[JobRow]:
-    """Let every job's parents be jobs of the report: those in between (batches, dynamic branches) are skipped."""
+    Jobs without a document of their own in between (dynamic branches) are skipped over.
+    """
+    from atomfoundry.makers.label import LabelBatchDoc
     from atomfoundry.results import current_project, open_results
     from atomfoundry.results.lineage import lineage
+    from atomfoundry.results.report import JobRow, jobs_from_documents
 
-    known = {row.uuid for row in rows}
+    rows = {row.uuid: row for row in jobs_from_documents(documents)}
     database = open_results(current_project())
-    connected = []
-    for row in rows:
-        graph = lineage(database, row.uuid)
-        parents: dict[str, None] = {}
-        seen, queue = {graph.root}, [graph.root]
-        while queue:
-            for node, _ in graph.neighbours(queue.pop()):
-                if node.key in seen:
-                    continue
-                seen.add(node.key)
-                if node.uuid in known and node.uuid != row.uuid:
-                    parents[node.uuid] = None
-                else:
-                    queue.append(node.key)
-        connected.append(row.model_copy(update={"parents": list(parents)}))
-    return connected
+    graphs = {uuid: lineage(database, uuid) for uuid in rows}
+    for graph in list(graphs.values()):
+        for node in graph.of_kind(LabelBatchDoc.__name__):
+            if node.uuid in rows:
+                continue
+            batch = database.document(node.uuid, node.index).document
+            graphs[node.uuid] = lineage(database, node.uuid, node.index)
+            rows[node.uuid] = JobRow(
+                uuid=node.uuid,
+                name=node.name,
+                stage="labels",
+                start=batch.provenance.started_at,
+                wall_time_s=batch.provenance.wall_time_s,
+                counts=f"{batch.n_computed} computed, {batch.n_failed} failed",
+                peak_memory_mb=batch.provenance.peak_memory_mb,
+            )
+    return [
+        row.model_copy(update={"parents": _known_parents(graphs[uuid], set(rows) - {uuid})})
+        for uuid, row in rows.items()
+    ]
+
+
+def _known_parents(graph: LineageGraph, known: set[str]) -> list[str]:
+    """Return the nearest ancestors of a graph's root among known jobs."""
+    parents: dict[str, None] = {}
+    seen, queue = {graph.root}, [graph.root]
+    while queue:
+        for node, _ in graph.neighbours(queue.pop()):
+            if node.key in seen:
+                continue
+            seen.add(node.key)
+            if node.uuid in known:
+                parents[node.uuid] = None
+            else:
+                queue.append(node.key)
+    return list(parents)

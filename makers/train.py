@@ -69,6 +69,8 @@ class TrainMaker(Maker):
         """
         from atomfoundry.models.training.trainer import train
 
+        # dictionaries of a stored job come back in alphabetical order; the pretraining head goes first
+        datasets = dict(sorted(datasets.items(), key=lambda item: (item[0] != "pt", item[0])))
         training = {head: frames_of(doc, "train") for head, doc in datasets.items()}
         validation = {head: frames_of(doc, "valid") for head, doc in datasets.items()}
         validation = {head: frames for head, frames in validation.items() if frames}

@@ -43,6 +43,7 @@ def jobs_from_documents(documents: Iterable[FoundryDocument]) -> list[JobRow]:
             peak_memory_mb=record.peak_memory_mb or None,
         )
         if isinstance(document, LabelSetDoc):
+            row.name = document.name
             row.n_labels, row.n_reused = document.n_labelled, document.n_reused
             row.n_failed = document.n_failed
         rows[record.job_uuid] = row
