@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -91,12 +91,11 @@ class GraphBatch:
 
     def to(self, device: str | torch.device) -> GraphBatch:
         """Return the batch on another device."""
-        moved = {
-            field.name: value.to(device) if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in [getattr(self, field.name)]
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
         }
-        return GraphBatch(**moved)
+        return replace(self, **moved)
 
     def edge_vectors(self, positions: Tensor | None = None, cell: Tensor | None = None) -> Tensor:
         """Return r_e = r_j - r_i + s_e C, (M, 3) float64, A.

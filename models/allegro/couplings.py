@@ -109,9 +109,9 @@ class Coupling(nn.Module):
         for row, path in enumerate(paths):
             n_paths = sum(other.positions[2] == path.positions[2] for other in paths)
             norm = sqrt((2 * path.degrees[2] + 1) / n_paths)
-            where = tuple(slices[axis][position] for axis, position in enumerate(path.positions))
-            tensors[(row, *where)] = norm * wigner_3j(*path.degrees)
-            parallels[(row, *path.positions)] = norm * parallel_coupling(*path.degrees)
+            a, b, c = path.positions
+            tensors[row, slices[0][a], slices[1][b], slices[2][c]] = norm * wigner_3j(*path.degrees)
+            parallels[row, a, b, c] = norm * parallel_coupling(*path.degrees)
         even = [row for row, path in enumerate(paths) if sum(path.degrees) % 2 == 0]
         self.even_triples = [paths[row].positions for row in even]
         polar = [parallels[(row, *paths[row].positions)] * (2 * paths[row].degrees[2] + 1) for row in even]

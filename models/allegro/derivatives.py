@@ -81,8 +81,9 @@ Triple = tuple[int, int, int]
 def _coupled(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
     # Made from both, so that vmap (batched backward passes) sees a batch if either has one.
     out = (a[:1, 0] * b[:1, 0]).new_zeros((a.shape[0], rows, *a.shape[2:]))
+    left, right, into = a.unbind(1), b.unbind(1), out.unbind(1)
     for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
-        out[:, k].addcmul_(a[:, i], b[:, j], value=factor)
+        into[k].addcmul_(left[i], right[j], value=factor)
     return out
 
 
@@ -107,7 +108,9 @@ class _PairwiseCoupling(torch.autograd.Function):
             turned = [(i, k, j) for i, j, k in ctx.triples]
             by_b = couple(a, g, factors, turned, b.shape[1])
         if ctx.needs_input_grad[2] and not getattr(_asked, "geometry_only", False):
-            by_factors = torch.stack([(a[:, i] * b[:, j] * g[:, k]).sum() for i, j, k in ctx.triples])
+            left, right, out = a.unbind(1), b.unbind(1), g.unbind(1)
+            pairs = {(i, j): left[i] * right[j] for i, j, _ in ctx.triples}
+            by_factors = torch.stack([(pairs[i, j] * out[k]).sum() for i, j, k in ctx.triples])
         return by_a, by_b, by_factors, None, None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import nan, sqrt
+from typing import cast
 
 import torch
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
@@ -45,7 +46,7 @@ class Readouts(nn.Module):
     def vector(self, head: int) -> Tensor:
         """Return w_h, (d,), in feature precision."""
         product: Tensor | None = None
-        for weight in self.heads[head]:  # type: ignore[union-attr]
+        for weight in cast(nn.ParameterList, self.heads[head]):
             scaled = weight / sqrt(weight.shape[0])
             product = scaled if product is None else product @ scaled
         assert product is not None
