@@ -28,9 +28,7 @@ class AtomfoundrySettings(BaseSettings):
         default=Path("~/.local/share/atomfoundry"),
         description="Private folder for installed engines (Quantum ESPRESSO, pseudopotentials).",
     )
-    project: Path | None = Field(
-        default=None, description="Project folder used when a command or a job names none."
-    )
+    project: Path | None = Field(default=None, description="Project folder used when a command or a job names none.")
     artifacts_url: str | None = Field(
         default=None,
         description="Where artifacts are kept (fsspec URL or folder); default: PROJECT/artifacts.",

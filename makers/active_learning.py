@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from atomfoundry.makers.frames import open_dataset, store_frames, structure_set
-from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
 import numpy as np
 from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
+from atomfoundry.makers.frames import open_dataset, store_frames, structure_set
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from atomfoundry.results import current_artifacts, report_progress
 
 
@@ -69,7 +69,6 @@ class ExploreMaker(Maker):
         from atomfoundry.models.descriptors import structure_descriptors
         from atomfoundry.models.exploration import explore, select_frames
         from atomfoundry.models.uncertainty.llpr import load_uncertainty
-
         from atomfoundry.sampling.enlarge import enlarge
 
         loaded = load_artifact_model(model)

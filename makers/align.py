@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from atomfoundry.makers.dataset import isolated_energies
-from atomfoundry.makers.frames import open_dataset, store_frames
-from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import AlignmentDoc, LabelSetDoc
+from atomfoundry.makers.dataset import isolated_energies
+from atomfoundry.makers.frames import open_dataset, store_frames
+from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
 

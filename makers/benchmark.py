@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from atomfoundry.makers.frames import open_dataset, structure_set
-from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from jobflow import Maker
 
 from atomfoundry.documents import (
@@ -18,6 +15,9 @@ from atomfoundry.documents import (
     ModelDoc,
     StructureSetDoc,
 )
+from atomfoundry.makers.frames import open_dataset, structure_set
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
-from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
 from atomfoundry.errors import DatasetError
+from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
+from atomfoundry.makers.job import foundry_job
 
 if TYPE_CHECKING:
     from ase import Atoms

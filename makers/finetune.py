@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ForgettingDoc, ModelDoc
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import (
     frames_of,
@@ -14,9 +17,6 @@ from atomfoundry.makers.modelling import (
     progress_callback,
     training_settings,
 )
-from jobflow import Maker
-
-from atomfoundry.documents import DatasetDoc, ForgettingDoc, ModelDoc
 
 
 @dataclass

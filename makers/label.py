@@ -16,6 +16,7 @@ from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
+from pydantic import Field
 
 from atomfoundry.datasets import Dataset, attach_labels, frame_id
 from atomfoundry.documents import (
@@ -46,7 +47,7 @@ class LabelBatchDoc(FoundryDocument):
     n_reused: int = 0
     n_failed: int = 0
     compute_time_s: float = 0.0
-    failed: list[str] = []
+    failed: list[str] = Field(default_factory=list)
 
 
 def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:

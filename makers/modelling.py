@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.makers.frames import open_dataset
 from pydantic import TypeAdapter
 
 from atomfoundry.documents import DatasetDoc, EpochRecord, HeadDoc, ModelDoc
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.makers.frames import open_dataset
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ase import Atoms
+
     from atomfoundry.models import Allegro
     from atomfoundry.models.training.settings import TrainingSettings
 
@@ -43,8 +44,9 @@ def training_settings(changes: dict[str, Any], *, seed: int, where: str) -> Trai
     ConfigurationError
         If a key or value is wrong.
     """
-    from atomfoundry.models.training.settings import TrainingSettings
     from pydantic import ValidationError
+
+    from atomfoundry.models.training.settings import TrainingSettings
 
     try:
         return TrainingSettings.model_validate({**changes, "seed": seed})

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import (
@@ -23,6 +22,7 @@ from atomfoundry.documents import (
     StructureSetDoc,
     UncertaintyDoc,
 )
+from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
 if TYPE_CHECKING:

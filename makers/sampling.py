@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from atomfoundry.makers.frames import open_dataset, sort_elements, structure_set
-from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import StructureSetDoc
+from atomfoundry.makers.frames import open_dataset, sort_elements, structure_set
+from atomfoundry.makers.job import foundry_job
 
 
 @dataclass

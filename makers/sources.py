@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from atomfoundry.makers.frames import structure_set
-from atomfoundry.makers.job import foundry_job
 from jobflow import Maker
 
 from atomfoundry.documents import StructureSetDoc
 from atomfoundry.errors import StructureError
+from atomfoundry.makers.frames import structure_set
+from atomfoundry.makers.job import foundry_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

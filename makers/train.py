@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobflow import Maker
+
+from atomfoundry.documents import DatasetDoc, ModelDoc
+from atomfoundry.errors import ConfigurationError, DatasetError
 from atomfoundry.makers.frames import sort_elements
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import (
@@ -15,13 +19,10 @@ from atomfoundry.makers.modelling import (
     progress_callback,
     training_settings,
 )
-from jobflow import Maker
-
-from atomfoundry.documents import DatasetDoc, ModelDoc
-from atomfoundry.errors import ConfigurationError, DatasetError
 
 if TYPE_CHECKING:
     from ase import Atoms
+
     from atomfoundry.models import Allegro, AllegroConfig
 
 
@@ -103,10 +104,11 @@ class TrainMaker(Maker):
         )
 
     def _config(self, datasets: dict[str, DatasetDoc], frames: dict[str, list[Atoms]]) -> AllegroConfig:
+        from pydantic import ValidationError
+
         from atomfoundry.models import AllegroConfig
         from atomfoundry.models.allegro.config import HeadConfig
         from atomfoundry.models.training.energies import average_num_neighbors, force_rms
-        from pydantic import ValidationError
 
         elements = sort_elements(symbol for doc in datasets.values() for symbol in doc.elements)
         heads = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, UncertaintyDoc
+from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from atomfoundry.results import current_artifacts
 
 

@@ -10,11 +10,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import build_graph
 from atomfoundry.models.io import load_model
-
-from atomfoundry.errors import ModelError
 
 FINE_TUNED = "ft"
 """Head used if none is named and the model has it; otherwise the first."""
@@ -85,9 +85,9 @@ class FoundryCalculator(Calculator):
         assert self.atoms is not None
         config = self.model.config
         self._check_elements(self.atoms)
-        graph = build_graph(
-            self.atoms, cutoff=config.cutoff, type_names=config.type_names, head=self._head_index
-        ).to(self.device)
+        graph = build_graph(self.atoms, cutoff=config.cutoff, type_names=config.type_names, head=self._head_index).to(
+            self.device
+        )
         output = self.model(graph)
         self.output = output
         energy = float(output["energy"][0])

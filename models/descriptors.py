@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
 from atomfoundry.models.training.loader import Frames, prepare_graphs
 from atomfoundry.models.training.validation import in_chunks
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from atomfoundry.models.training.loader import Frames, n_edges, prepare_graphs
-from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor
-from atomfoundry.models.training.validation import UPPER, in_chunks
 
 from atomfoundry.documents.model import ErrorMetrics
 from atomfoundry.errors import ModelError
+from atomfoundry.models.training.loader import Frames, n_edges, prepare_graphs
+from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor
+from atomfoundry.models.training.validation import UPPER, in_chunks
 
 if TYPE_CHECKING:
     from atomfoundry.models.allegro.model import Allegro
@@ -152,9 +152,7 @@ def evaluate(
     return metrics_of(_chosen(predictions, bonded)), predictions
 
 
-def predictions_of(
-    model: Allegro, frames: Frames, *, head: str, split: str = "", batch_size: int = 16
-) -> Predictions:
+def predictions_of(model: Allegro, frames: Frames, *, head: str, split: str = "", batch_size: int = 16) -> Predictions:
     """Predict energies, forces and stresses, next to the labels where there are any.
 
     Parameters

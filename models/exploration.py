@@ -13,6 +13,7 @@ from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
+
     from atomfoundry.models.uncertainty.llpr import LLPRUncertainty
 
 HOTTEST = 10.0
@@ -99,6 +100,7 @@ def explore(
     from ase import units
     from ase.md.langevin import Langevin
     from ase.md.velocitydistribution import Stationary, thermalize_momenta
+
     from atomfoundry.models.calculator import FoundryCalculator
 
     if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
@@ -187,9 +189,7 @@ class _Watch:
         """Evaluate the uncertainty, take note, and return why the run must end, or None."""
         if too_close(system):
             return "min_distance"
-        sigma = float(
-            self.uncertainty.sigma_forces(system, head=self.head, n_samples=self.n_samples).max(initial=0.0)
-        )
+        sigma = float(self.uncertainty.sigma_forces(system, head=self.head, n_samples=self.n_samples).max(initial=0.0))
         if not np.isfinite(sigma):
             return "nan"
         self.times.append(time)
@@ -235,13 +235,12 @@ def too_close(atoms: Atoms, *, fraction: float = CLOSEST) -> bool:
         Part of the sum of the radii.
     """
     from ase.data import covalent_radii
+
     from atomfoundry.models.graph import neighbour_pairs
 
     radii = covalent_radii[atoms.numbers]
     cell, positions = atoms.cell.array, atoms.positions
-    pairs, shifts = neighbour_pairs(
-        positions, cell=cell, pbc=atoms.pbc, cutoff=2 * fraction * float(radii.max())
-    )
+    pairs, shifts = neighbour_pairs(positions, cell=cell, pbc=atoms.pbc, cutoff=2 * fraction * float(radii.max()))
     first, second = pairs
     distance = np.linalg.norm(positions[second] - positions[first] + shifts @ cell, axis=1)
     return bool((distance < fraction * (radii[first] + radii[second])).any())

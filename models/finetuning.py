@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from atomfoundry.datasets import attach_labels
+from atomfoundry.documents.model import EpochRecord, ErrorMetrics, ForgettingRecord
+from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.descriptors import structure_descriptors
@@ -17,10 +20,6 @@ from atomfoundry.models.evaluation import evaluate, predictions_of
 from atomfoundry.models.replay import ReplayFilter, ReplayMethod, ReplaySelection, replay_subset
 from atomfoundry.models.training.settings import TrainingSettings, finetune_profile
 from atomfoundry.models.training.trainer import TrainingResult, train
-
-from atomfoundry.datasets import attach_labels
-from atomfoundry.documents.model import EpochRecord, ErrorMetrics, ForgettingRecord
-from atomfoundry.errors import TrainingError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -95,9 +94,7 @@ def with_fine_head(
     tuned = copy.deepcopy(model)
     old = tuned.config.heads[0 if copy_from is None else tuned.head_index(copy_from)]
     if any(head.name == name for head in tuned.config.heads):
-        raise TrainingError(
-            f"The model already has a head '{name}'.", remedy="Choose another name for the new head."
-        )
+        raise TrainingError(f"The model already has a head '{name}'.", remedy="Choose another name for the new head.")
     head = HeadConfig(
         name=name,
         isolated_energies=dict(old.isolated_energies if isolated_energies is None else isolated_energies),

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from atomfoundry.models.padding import EdgeLayout
 from torch import Tensor
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models.padding import EdgeLayout
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -92,9 +92,7 @@ class GraphBatch:
     def to(self, device: str | torch.device) -> GraphBatch:
         """Return the batch on another device."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
-        }
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def edge_vectors(self, positions: Tensor | None = None, cell: Tensor | None = None) -> Tensor:
@@ -260,9 +258,7 @@ def collate(graphs: Sequence[GraphBatch]) -> GraphBatch:
             [graph.edge_index + int(start) for graph, start in zip(graphs, atom_starts, strict=False)], dim=1
         ),
         shifts=joined("shifts"),
-        batch=torch.cat(
-            [graph.batch + int(start) for graph, start in zip(graphs, graph_starts, strict=False)]
-        ),
+        batch=torch.cat([graph.batch + int(start) for graph, start in zip(graphs, graph_starts, strict=False)]),
         head=joined("head"),
         frame_ids=[name for graph in graphs for name in graph.frame_ids],
         energy=joined("energy"),

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atomfoundry.models.allegro.config import AllegroConfig
-from atomfoundry.models.allegro.model import Allegro
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models.allegro.config import AllegroConfig
+from atomfoundry.models.allegro.model import Allegro
 
 FORMAT = "atomfoundry-model"
 SCHEMA_VERSION = 1

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from ase import Atoms
 from ase.build import bulk
+
 from atomfoundry.models import Allegro, FoundryCalculator, GraphBatch, allegro_fm64, build_graph, collate
 
 
@@ -65,11 +66,7 @@ def main() -> None:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(options.repeat):
                 training_step(model, graph)
-        print(
-            profiler.key_averages().table(
-                sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60
-            )
-        )
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60))
         return
 
     small = bulk("Si")
@@ -91,9 +88,7 @@ def main() -> None:
         "parameters": model.num_parameters,
         "edges_per_atom": edges,
         "training_step_64_atoms_ms": median_ms(lambda: training_step(model, graph), options.repeat),
-        "training_step_8_cells_of_2_atoms_ms": median_ms(
-            lambda: training_step(model, small_batch), options.repeat
-        ),
+        "training_step_8_cells_of_2_atoms_ms": median_ms(lambda: training_step(model, small_batch), options.repeat),
         "inference_512_atoms_us_per_atom": round(
             1e3 * median_ms(lambda: model(large_graph) and None, options.repeat) / len(large), 1
         ),

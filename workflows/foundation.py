@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from jobflow import Flow, Maker
+
 from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
 from atomfoundry.makers.align import AlignMaker
 from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
@@ -16,7 +18,6 @@ from atomfoundry.makers.sampling import IsolatedAtomsMaker, SampleMaker
 from atomfoundry.makers.sources import StructuresMaker
 from atomfoundry.makers.train import TrainMaker
 from atomfoundry.makers.uncertainty import UncertaintyMaker
-from jobflow import Flow, Maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -188,9 +188,7 @@ def fit_alignment(
     if mode == "model":
         if predictor is None:
             raise AlignmentError("Mode 'model' needs a predictor.", remedy="Pass predictor=.")
-        levels["target"] = [
-            attach_labels(atoms, predictor(atoms)) for atoms in frames if not is_isolated_atom(atoms)
-        ]
+        levels["target"] = [attach_labels(atoms, predictor(atoms)) for atoms in frames if not is_isolated_atom(atoms)]
     if mode == "bridge":
         levels["bridge"] = bridge
         if bridge_level is None:
@@ -253,9 +251,7 @@ def _isolated_tables(
     columns = {"source": column(source), "target": column(target), "bridge": column(bridge)}
     needed = {"atoms": ("source", "target"), "bridge": ("source", "bridge")}.get(mode, ())
     for level in needed:
-        missing = [
-            symbol for symbol, energy in zip(elements, columns[level], strict=True) if np.isnan(energy)
-        ]
+        missing = [symbol for symbol, energy in zip(elements, columns[level], strict=True) if np.isnan(energy)]
         if missing:
             raise AlignmentError(
                 f"Mode '{mode}' needs the isolated-atom energy of {', '.join(missing)} at the {level} level.",
@@ -302,9 +298,7 @@ def _refusals(problem: Problem, solution: Solution, metrics: Mapping) -> list[st
                     f"structures, fewer than {settings.min_overlap_per_element}"
                 )
     if abs(solution.scale - 1) > settings.max_scale_deviation:
-        reasons.append(
-            f"the scale is {solution.scale:.4f}, further from 1 than {settings.max_scale_deviation:g}"
-        )
+        reasons.append(f"the scale is {solution.scale:.4f}, further from 1 than {settings.max_scale_deviation:g}")
     if "cross_validated" in metrics:
         held_out, fitted = metrics["cross_validated"].rmse, metrics["aec"].rmse
         if held_out > settings.cv_floor and held_out > settings.max_cv_ratio * fitted:

@@ -71,9 +71,7 @@ def is_isolated_atom(atoms: Atoms) -> bool:
     return len(atoms) == 1 and (atoms.info.get("sampling") == ISOLATED_ATOM or not atoms.pbc.any())
 
 
-def _keyed_energies(
-    frames: Iterable[Atoms], level: str, key: Callable[[Atoms], str]
-) -> dict[str, tuple[Atoms, float]]:
+def _keyed_energies(frames: Iterable[Atoms], level: str, key: Callable[[Atoms], str]) -> dict[str, tuple[Atoms, float]]:
     found: dict[str, tuple[Atoms, float]] = {}
     for atoms in frames:
         energy = labels_of(atoms)[0]
@@ -135,14 +133,11 @@ def build_overlap(
         elements=tuple(elements),
         formulas=tuple(atoms.get_chemical_formula() for atoms in structures),
         groups=tuple(
-            str(atoms.info.get("group_id") or identity)
-            for atoms, identity in zip(structures, common, strict=True)
+            str(atoms.info.get("group_id") or identity) for atoms, identity in zip(structures, common, strict=True)
         ),
         counts=np.array(counts, dtype=np.float64).reshape(len(common), len(elements)),
         energies={
-            name: np.array(
-                [found[name][identity][1] if identity in found[name] else np.nan for identity in common]
-            )
+            name: np.array([found[name][identity][1] if identity in found[name] else np.nan for identity in common])
             for name in levels
         },
     )

@@ -109,8 +109,7 @@ def build_report(problem: Problem, solution: Solution, *, n_folds: int, seed: in
     return AlignmentReport(
         n_overlap=len(table),
         overlap_per_element={
-            symbol: int(np.count_nonzero(column))
-            for symbol, column in zip(table.elements, table.counts.T, strict=True)
+            symbol: int(np.count_nonzero(column)) for symbol, column in zip(table.elements, table.counts.T, strict=True)
         },
         reference=words,
         metrics={

@@ -41,9 +41,7 @@ class AlignmentReport(BaseModel):
     )
     points: list[dict] = Field(default_factory=list, description="As in AlignmentDoc")
     scale_error: float | None = Field(default=None, description="Standard error of the scale")
-    condition_number: float | None = Field(
-        default=None, description="Of the design matrix, columns normalised"
-    )
+    condition_number: float | None = Field(default=None, description="Of the design matrix, columns normalised")
     n_outliers: int = Field(default=0, description="Structures that the robust fit weighs less")
     estimated: list[str] = Field(
         default_factory=list,
@@ -226,9 +224,7 @@ class Alignment(BaseModel):
             raise AlignmentError(f"'{path}' is of a newer schema.", remedy="Update Atomfoundry.")
         return alignment
 
-    def document(
-        self, alignment: Artifact, *, dataset: Artifact | None = None, n_aligned: int = 0
-    ) -> AlignmentDoc:
+    def document(self, alignment: Artifact, *, dataset: Artifact | None = None, n_aligned: int = 0) -> AlignmentDoc:
         """Return the document for the results database.
 
         Parameters

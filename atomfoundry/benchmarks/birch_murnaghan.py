@@ -41,9 +41,7 @@ class BirchMurnaghanFit:
         return birch_murnaghan_energy(volumes, v0=self.v0, e0=self.e0, b0=self.b0, b0_prime=self.b0_prime)
 
 
-def birch_murnaghan_energy(
-    volumes: np.ndarray, *, v0: float, e0: float, b0: float, b0_prime: float
-) -> np.ndarray:
+def birch_murnaghan_energy(volumes: np.ndarray, *, v0: float, e0: float, b0: float, b0_prime: float) -> np.ndarray:
     """Return E(V) of the third-order Birch-Murnaghan equation.
 
     ``E = E0 + (9 V0 B0 / 16) {(eta - 1)^3 B0' + (eta - 1)^2 (6 - 4 eta)}``, ``eta = (V0/V)^(2/3)``

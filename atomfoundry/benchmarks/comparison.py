@@ -107,8 +107,7 @@ def _delta(doc: BenchmarkDoc, reference_doc: BenchmarkDoc) -> dict[str, float | 
     centre = (fits[0][0] + fits[1][0]) / 2
     volumes = np.linspace(0.94 * centre, 1.06 * centre, 201)
     curves = [
-        birch_murnaghan_energy(volumes, v0=v0, e0=0.0, b0=b0 * GPA, b0_prime=b0_prime)
-        for v0, b0, b0_prime in fits
+        birch_murnaghan_energy(volumes, v0=v0, e0=0.0, b0=b0 * GPA, b0_prime=b0_prime) for v0, b0, b0_prime in fits
     ]
     squared = np.trapezoid((curves[0] - curves[1]) ** 2, volumes) / (volumes[-1] - volumes[0])
     return {"delta": 1000 * float(np.sqrt(squared))}

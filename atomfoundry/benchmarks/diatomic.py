@@ -252,9 +252,7 @@ def _minimum(r: np.ndarray, e: np.ndarray, f: np.ndarray) -> tuple[float, float]
         return None
     spline = CubicHermiteSpline(r, e, -f)
     around = [
-        float(root)
-        for root in spline.derivative().roots(extrapolate=False)
-        if r[lowest - 1] <= root <= r[lowest + 1]
+        float(root) for root in spline.derivative().roots(extrapolate=False) if r[lowest - 1] <= root <= r[lowest + 1]
     ]
     if not around:
         return None

@@ -161,9 +161,7 @@ def necessary_modes(basis: np.ndarray) -> tuple[int, ...]:
 
     chosen: list[int] = list(max(((n, s) for n in (0, 1, 2) for s in (3, 4, 5)), key=quality))
     while not is_determined(basis, chosen) and len(chosen) < 6:
-        chosen.append(
-            max((mode for mode in range(6) if mode not in chosen), key=lambda m: quality([*chosen, m]))
-        )
+        chosen.append(max((mode for mode in range(6) if mode not in chosen), key=lambda m: quality([*chosen, m])))
     return tuple(sorted(chosen))
 
 
@@ -251,9 +249,7 @@ def moduli(tensor: np.ndarray) -> dict[str, float | bool | None]:
     s = np.linalg.inv(c)
     k_r = 1 / (s[0, 0] + s[1, 1] + s[2, 2] + 2 * (s[0, 1] + s[1, 2] + s[0, 2]))
     g_r = 15 / (
-        4 * (s[0, 0] + s[1, 1] + s[2, 2])
-        - 4 * (s[0, 1] + s[1, 2] + s[0, 2])
-        + 3 * (s[3, 3] + s[4, 4] + s[5, 5])
+        4 * (s[0, 0] + s[1, 1] + s[2, 2]) - 4 * (s[0, 1] + s[1, 2] + s[0, 2]) + 3 * (s[3, 3] + s[4, 4] + s[5, 5])
     )
     k, g = (k_v + k_r) / 2, (g_v + g_r) / 2
     numbers = (

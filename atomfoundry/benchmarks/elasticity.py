@@ -189,9 +189,9 @@ class Elasticity(GridBenchmark):
         if not self.relax_cell:
             return atoms
         crystal = require_crystal(atoms, benchmark=self.benchmark)
-        return relax(
-            crystal, calculator, cell=True, fmax=self.fmax, max_steps=self.max_steps, what="cell relaxation"
-        )[0]
+        return relax(crystal, calculator, cell=True, fmax=self.fmax, max_steps=self.max_steps, what="cell relaxation")[
+            0
+        ]
 
     def _label(self, item: Item, calculator: BaseCalculator) -> None:
         clamped = single_point(item.structure, calculator, what=item.label)
@@ -211,9 +211,7 @@ class Elasticity(GridBenchmark):
         for item, (mode, amplitude) in zip(items, self._points(crystal), strict=True):
             stress = None if item.frame is None else _in_gpa(stress_of(item.frame))
             if stress is None and item.failure is None:
-                item.failure = Failure(
-                    item=item.label, reason="no_stress", message="The label has no stress."
-                )
+                item.failure = Failure(item=item.label, reason="no_stress", message="The label has no stress.")
             voigt = None if mode is None else VOIGT[mode]
             strain = amplitude if voigt is None or voigt[0] == voigt[1] else 2 * amplitude
             records.append(
@@ -265,9 +263,7 @@ def _tensor(records: list[dict[str, Any]], key: str, basis: np.ndarray) -> np.nd
         if len(np.unique(strains)) < 2 or not strains.any():
             continue
         stresses = np.array([record[key] for record in points])
-        columns[mode] = np.linalg.lstsq(
-            np.stack([strains, np.ones_like(strains)], axis=1), stresses, rcond=None
-        )[0][0]
+        columns[mode] = np.linalg.lstsq(np.stack([strains, np.ones_like(strains)], axis=1), stresses, rcond=None)[0][0]
     if not is_determined(basis, sorted(columns)):
         raise LabelError(
             f"Stresses under strains {[_NAMES[mode] for mode in columns]} do not determine the tensor.",

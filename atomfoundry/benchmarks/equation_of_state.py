@@ -85,8 +85,7 @@ class EquationOfState(GridBenchmark):
             return self.strains
         # Rounded so that the middle of an odd grid is exactly the undeformed structure.
         return tuple(
-            round(float(strain), 12)
-            for strain in np.linspace(-self.max_strain, self.max_strain, self.n_points)
+            round(float(strain), 12) for strain in np.linspace(-self.max_strain, self.max_strain, self.n_points)
         )
 
     def structures(self, atoms: Atoms | None = None) -> list[Atoms]:
@@ -131,17 +130,15 @@ class EquationOfState(GridBenchmark):
         if not self.relax_cell:
             return atoms
         crystal = require_crystal(atoms, benchmark=self.benchmark)
-        return relax(
-            crystal, calculator, cell=True, fmax=self.fmax, max_steps=self.max_steps, what="cell relaxation"
-        )[0]
+        return relax(crystal, calculator, cell=True, fmax=self.fmax, max_steps=self.max_steps, what="cell relaxation")[
+            0
+        ]
 
     def _label(self, item: Item, calculator: BaseCalculator) -> None:
         if not self.relax_positions:
             super()._label(item, calculator)
             return
-        item.frame, steps = relax(
-            item.structure, calculator, fmax=self.fmax, max_steps=self.max_steps, what=item.label
-        )
+        item.frame, steps = relax(item.structure, calculator, fmax=self.fmax, max_steps=self.max_steps, what=item.label)
         item.details["relaxation_steps"] = steps
 
     def _records(self, items: list[Item], atoms: Atoms | None) -> list[dict[str, Any]]:

@@ -141,9 +141,7 @@ class GridBenchmark(Benchmark):
                     item.frame = None
                     item.failure = Failure(item=item.label, reason=error.reason, message=str(error))
         label = calculator_label(calculator, calculator_name)
-        return self._assess(
-            items, prepared, started=started, calculator=label, name=name, reference=reference
-        )
+        return self._assess(items, prepared, started=started, calculator=label, name=name, reference=reference)
 
     def evaluate(
         self,
@@ -192,9 +190,7 @@ class GridBenchmark(Benchmark):
             item.frame = find_frame(item.structure, remaining, relaxed=relaxed)
             if item.frame is None:
                 item.failure = _reason(item, failures)
-        return self._assess(
-            items, atoms, started=started, calculator=calculator_name, name=name, reference=reference
-        )
+        return self._assess(items, atoms, started=started, calculator=calculator_name, name=name, reference=reference)
 
     def _items(self, atoms: Atoms | None) -> list[Item]:
         return [

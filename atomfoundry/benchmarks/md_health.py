@@ -116,15 +116,11 @@ class HealthCheck:
             raise LabelError(f"Step {step}: energy or positions are not finite.", reason="nan")
         temperature = self.temperature()
         if temperature > self.limit:
-            raise LabelError(
-                f"Step {step}: {temperature:.0f} K is above {self.limit:.0f} K.", reason="temperature"
-            )
+            raise LabelError(f"Step {step}: {temperature:.0f} K is above {self.limit:.0f} K.", reason="temperature")
         if conserved and self.previous is not None:
             jump = abs(energy - self.previous) / len(self.atoms)
             if jump > HIGHEST_JUMP:
-                raise LabelError(
-                    f"Step {step}: the total energy changed by {jump:.3g} eV/atom.", reason="energy_jump"
-                )
+                raise LabelError(f"Step {step}: the total energy changed by {jump:.3g} eV/atom.", reason="energy_jump")
         self.previous = energy
         if step % self.interval == 0:
             self._check_distances(step)
@@ -136,6 +132,4 @@ class HealthCheck:
         if close.any():
             worst = int(np.argmin(np.where(close, distance, np.inf)))
             pair = f"{self.atoms.symbols[i[worst]]}-{self.atoms.symbols[j[worst]]}"
-            raise LabelError(
-                f"Step {step}: {pair} distance of {distance[worst]:.3f} A.", reason="min_distance"
-            )
+            raise LabelError(f"Step {step}: {pair} distance of {distance[worst]:.3f} A.", reason="min_distance")

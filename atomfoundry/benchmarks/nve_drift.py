@@ -85,9 +85,7 @@ class NVEDrift(Benchmark):
             raise ConfigurationError(
                 f"NVE drift: start='{self.start}' is unknown.", remedy="Use 'double' or 'langevin'."
             )
-        positive = (
-            self.temperature > 0 and self.timestep > 0 and min(self.repeat) >= 1 and self.check_interval >= 1
-        )
+        positive = self.temperature > 0 and self.timestep > 0 and min(self.repeat) >= 1 and self.check_interval >= 1
         if not positive or self.equilibration < 0 or self.max_records < 2:
             raise ConfigurationError(
                 f"NVE drift: a setting is out of range in {self.settings()}.",

@@ -157,9 +157,7 @@ class Parity(Benchmark):
                     remedy="Give the predictions in the order of the frames.",
                 )
             checked.append(prediction)
-        return self._compare(
-            checked, frames, started, calculator=calculator_name, name=name, reference=reference
-        )
+        return self._compare(checked, frames, started, calculator=calculator_name, name=name, reference=reference)
 
     def _compare(
         self,
@@ -179,9 +177,7 @@ class Parity(Benchmark):
             values = {} if isinstance(prediction, Failure) else self._values(prediction, frame)
             failure = prediction if isinstance(prediction, Failure) else None
             if failure is None and not values:
-                failure = Failure(
-                    item=item, reason="unlabelled", message="Frame or prediction has no labels."
-                )
+                failure = Failure(item=item, reason="unlabelled", message="Frame or prediction has no labels.")
             if failure is not None:
                 failures.append(failure)
             for quantity, pair in values.items():

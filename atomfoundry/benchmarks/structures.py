@@ -59,9 +59,7 @@ def require_crystal(atoms: Atoms | None, *, benchmark: str) -> Atoms:
         If it is not.
     """
     if atoms is None or len(atoms) == 0 or not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-8:
-        found = (
-            "nothing" if atoms is None else f"{atoms.get_chemical_formula()} with pbc {atoms.pbc.tolist()}"
-        )
+        found = "nothing" if atoms is None else f"{atoms.get_chemical_formula()} with pbc {atoms.pbc.tolist()}"
         raise StructureError(
             f"Benchmark '{benchmark}' needs a crystal, periodic in three directions, but got {found}.",
             remedy="Give a structure with a cell and pbc=True.",
@@ -93,8 +91,6 @@ def find_frame(structure: Atoms, frames: Sequence[Atoms], *, relaxed: bool = Fal
             and np.array_equal(frame.pbc, structure.pbc)
             and np.allclose(frame.cell.array, structure.cell.array, rtol=0, atol=MATCH_TOLERANCE)
         )
-        if same and (
-            relaxed or np.allclose(frame.positions, structure.positions, rtol=0, atol=MATCH_TOLERANCE)
-        ):
+        if same and (relaxed or np.allclose(frame.positions, structure.positions, rtol=0, atol=MATCH_TOLERANCE)):
             return frame
     return None

@@ -34,9 +34,7 @@ class CurationSettings(BaseModel):
         description="eV/A per atom; sets of converged plane waves use 1e-3, coarse grids leave more",
     )
     max_net_force_molecule: float = Field(default=1e-2, gt=0, description="eV/A per atom")
-    drop_duplicates: bool = Field(
-        default=True, description="Same structure at the same level: the first stays"
-    )
+    drop_duplicates: bool = Field(default=True, description="Same structure at the same level: the first stays")
     excluded_elements: tuple[str, ...] = Field(default=(), description="e.g. the noble gases")
 
 
@@ -110,9 +108,7 @@ def check_frame(atoms: Atoms, settings: CurationSettings | None = None) -> tuple
     return next(_problems(atoms, settings or CurationSettings()), None)
 
 
-def curate(
-    frames: Iterable[Atoms], settings: CurationSettings | None = None
-) -> tuple[list[Atoms], list[LabelFailure]]:
+def curate(frames: Iterable[Atoms], settings: CurationSettings | None = None) -> tuple[list[Atoms], list[LabelFailure]]:
     """Sort frames into good ones and refused ones.
 
     Parameters

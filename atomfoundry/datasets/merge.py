@@ -114,9 +114,7 @@ def _isolated_energies(datasets: Sequence[Dataset], alignments: Mapping[str, Any
 class _Merger:
     """Stream frames of several datasets, aligned and without duplicates, and translate their splits."""
 
-    def __init__(
-        self, datasets: Sequence[Dataset], alignments: Mapping[str, Callable[[Atoms], Atoms]]
-    ) -> None:
+    def __init__(self, datasets: Sequence[Dataset], alignments: Mapping[str, Callable[[Atoms], Atoms]]) -> None:
         self.datasets = datasets
         self.alignments = alignments
         self.splits: dict[str, list[int]] = {}

@@ -91,9 +91,7 @@ class DatasetMetadata(BaseModel):
     schema_version: int = SCHEMA_VERSION
     name: str = ""
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
-    level: LevelOfTheory | None = Field(
-        default=None, description="The one level of all labels, if there is one"
-    )
+    level: LevelOfTheory | None = Field(default=None, description="The one level of all labels, if there is one")
     levels: list[LevelOfTheory] = Field(default_factory=list, description="Records of all levels that occur")
     isolated_energies: dict[str, float] = Field(default_factory=dict, description="Element -> eV")
     splits: dict[str, list[int]] = Field(default_factory=dict, description="Split -> frame indices")
@@ -136,6 +134,4 @@ def read_metadata(folder: Path) -> DatasetMetadata:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise DatasetError(
-            f"'{path}', key '{key}': {first['msg']}.", remedy="Write the dataset again."
-        ) from error
+        raise DatasetError(f"'{path}', key '{key}': {first['msg']}.", remedy="Write the dataset again.") from error

@@ -88,9 +88,7 @@ class Dataset:
         folder = Path(path)
         known = {record.id: record for record in (*([level] if level else []), *levels)}
         with new_folder(folder) as temporary:
-            shards, counts = write_shards(
-                temporary, _at_known_levels(frames, level, known), shard_size=shard_size
-            )
+            shards, counts = write_shards(temporary, _at_known_levels(frames, level, known), shard_size=shard_size)
             _check_splits(splits or {}, counts.frames)
             metadata = DatasetMetadata(
                 name=name or folder.name,
@@ -228,9 +226,7 @@ class Dataset:
             If there is no such column or a shard is corrupt.
         """
         if name not in SCHEMA.names:
-            raise DatasetError(
-                f"A dataset has no column '{name}'.", remedy=f"Columns: {', '.join(SCHEMA.names)}."
-            )
+            raise DatasetError(f"A dataset has no column '{name}'.", remedy=f"Columns: {', '.join(SCHEMA.names)}.")
         pieces = [self._read(shard, [name]) for shard in range(len(self.metadata.shards))]
         tables = [piece.select([name]) for piece in pieces] or [SCHEMA.empty_table().select([name])]
         return values_of(name, pa.concat_tables(tables).column(name))

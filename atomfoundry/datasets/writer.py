@@ -95,9 +95,7 @@ def write_shards(folder: Path, frames: Iterable[Atoms], *, shard_size: int) -> t
                 if not group:
                     break
                 group = list(islice(shard_rows, ROW_GROUP))
-        shards.append(
-            Shard(file=path.name, sha256=file_sha256(path), size=path.stat().st_size, n_frames=n_frames)
-        )
+        shards.append(Shard(file=path.name, sha256=file_sha256(path), size=path.stat().st_size, n_frames=n_frames))
 
 
 def _parquet_writer(path: Path) -> pq.ParquetWriter:

@@ -90,9 +90,7 @@ def parse_vasprun(path: Path) -> list[Step]:
         records = run.ionic_steps
     # pymatgen raises whatever it stumbles over in a broken file.
     except Exception as error:
-        reason = (
-            "unreadable" if complete or not read_head(path).lstrip().startswith(b"<?xml") else "truncated"
-        )
+        reason = "unreadable" if complete or not read_head(path).lstrip().startswith(b"<?xml") else "truncated"
         raise ParseFailure(reason, f"{type(error).__name__}: {error}") from error
     if not (records or complete):
         raise ParseFailure("truncated", "the run ended before its first ionic step did")

@@ -77,9 +77,7 @@ def hash_path(path: str | Path) -> tuple[str, int]:
     """
     path = Path(path)
     if path.is_symlink():
-        raise ArtifactError(
-            f"{path} is a symbolic link.", remedy="Store the file it points to; links are refused."
-        )
+        raise ArtifactError(f"{path} is a symbolic link.", remedy="Store the file it points to; links are refused.")
     if path.is_file():
         return hash_file(path), path.stat().st_size
     if not path.is_dir():

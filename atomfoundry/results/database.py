@@ -65,9 +65,7 @@ def plain(value: Any) -> Any:
         Stored content.
     """
     if isinstance(value, dict):
-        return {
-            key: plain(item) for key, item in value.items() if key not in ("@module", "@class", "@version")
-        }
+        return {key: plain(item) for key, item in value.items() if key not in ("@module", "@class", "@version")}
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
@@ -94,8 +92,7 @@ def parse(output: Any, where: str) -> Any:
     version = output.get("schema_version", 0)
     if version > SCHEMA_VERSION:
         raise ProjectError(
-            f"{cls.__name__} of {where} has schema version {version}; this Atomfoundry knows up to "
-            f"{SCHEMA_VERSION}.",
+            f"{cls.__name__} of {where} has schema version {version}; this Atomfoundry knows up to {SCHEMA_VERSION}.",
             remedy="Update Atomfoundry.",
         )
     try:
@@ -324,9 +321,7 @@ class ResultsDB:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ProjectError(
-                f"'{start}' is the beginning of {len(found)} uuids.", remedy="Give more digits."
-            )
+            raise ProjectError(f"'{start}' is the beginning of {len(found)} uuids.", remedy="Give more digits.")
         raise ProjectError(
             f"There is no output of a job '{start}'.",
             remedy="'atomfoundry results models' lists uuids; a job that failed has no output.",

@@ -97,9 +97,7 @@ class Project:
         if project.path.exists() and not project.path.is_dir():
             raise ProjectError(f"{project.path} is a file.", remedy="Give a new or empty folder.")
         if project.path.is_dir():
-            foreign = [
-                item for item in project.path.iterdir() if not item.name.startswith(f".{PROJECT_FILE}")
-            ]
+            foreign = [item for item in project.path.iterdir() if not item.name.startswith(f".{PROJECT_FILE}")]
             if foreign:
                 raise ProjectError(
                     f"{project.path} is not empty and not a project folder (it holds '{foreign[0].name}').",

@@ -155,9 +155,7 @@ class SQLiteStore(Store):
         for row_id, blob in connection.execute(f"SELECT id, doc FROM {self._table}").fetchall():
             value = _column_value(bson.decode(blob), field)
             connection.execute(f'UPDATE {self._table} SET "{field}" = ? WHERE id = ?', (value, row_id))
-        connection.execute(
-            f'CREATE INDEX IF NOT EXISTS "{self.collection_name}:{field}" ON {self._table} ("{field}")'
-        )
+        connection.execute(f'CREATE INDEX IF NOT EXISTS "{self.collection_name}:{field}" ON {self._table} ("{field}")')
 
     # -- reading ---------------------------------------------------------------------------------------------
 

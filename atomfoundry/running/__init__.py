@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.results.progress import report_progress
     from atomfoundry.running.outcome import JobFailure, RunResult
-    from atomfoundry.running.runner import run
+    from atomfoundry.running.runner import resume, run
     from atomfoundry.running.status import StatusReport, cancel, retry
 
 _HOMES = {
@@ -17,11 +17,12 @@ _HOMES = {
     "StatusReport": "atomfoundry.running.status",
     "cancel": "atomfoundry.running.status",
     "report_progress": "atomfoundry.results.progress",
+    "resume": "atomfoundry.running.runner",
     "retry": "atomfoundry.running.status",
     "run": "atomfoundry.running.runner",
 }
 
-__all__ = ["JobFailure", "RunResult", "StatusReport", "cancel", "report_progress", "retry", "run"]
+__all__ = ["JobFailure", "RunResult", "StatusReport", "cancel", "report_progress", "resume", "retry", "run"]
 
 
 def __getattr__(name: str) -> Any:

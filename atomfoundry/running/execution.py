@@ -155,9 +155,7 @@ def _children(claim: Claim, job: Job, response: Response) -> tuple[dict[str, str
     return names, groups
 
 
-def execute(
-    claim: Claim, worker: str, *, project: Project, queue: Queue, store: HoldingStore, capture: bool
-) -> None:
+def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store: HoldingStore, capture: bool) -> None:
     """Run a claimed job, store its output, enter its children, and mark it completed or failed.
 
     Parameters

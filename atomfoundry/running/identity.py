@@ -155,9 +155,7 @@ def _references(value: Any) -> set[str]:
     return set()
 
 
-def entries(
-    flow: Flow, flow_dict: dict, names: dict[str, str], *, metadata: dict | None = None
-) -> list[Entry]:
+def entries(flow: Flow, flow_dict: dict, names: dict[str, str], *, metadata: dict | None = None) -> list[Entry]:
     """Turn a flow into queue entries, in the order of the flow's own structure.
 
     Parameters
@@ -236,7 +234,5 @@ def prepare(flow: Flow | Job | list) -> PreparedFlow:
     flow_dict = flow.as_dict()
     order = uuids_in_order(flow)
     run_id = fingerprint(flow_dict, order)
-    names = {
-        uuid: str(uuid_module.uuid5(NAMESPACE, f"{run_id}:{ordinal}")) for ordinal, uuid in enumerate(order)
-    }
+    names = {uuid: str(uuid_module.uuid5(NAMESPACE, f"{run_id}:{ordinal}")) for ordinal, uuid in enumerate(order)}
     return PreparedFlow(run_id, flow.name, names, entries(flow, flow_dict, names))

@@ -56,10 +56,7 @@ class RunResult:
     @property
     def nothing_to_do(self) -> bool:
         """Whether earlier calls had finished everything."""
-        return (
-            self.reused + self.failed + self.blocked + self.stopped == self.total
-            and self.completed == self.reused
-        )
+        return self.reused + self.failed + self.blocked + self.stopped == self.total and self.completed == self.reused
 
     def uuid_of(self, job: Any) -> str:
         """Return the uuid under which a job's output is stored.

@@ -234,9 +234,7 @@ class Queue:
         """
         where, values = ("AND run_id = ?", (run_id,)) if run_id else ("", ())
         with self.file.transaction() as connection:
-            connection.execute(
-                f"UPDATE runs SET stopped = 2 WHERE stopped = 0 AND finished IS NULL {where}", values
-            )
+            connection.execute(f"UPDATE runs SET stopped = 2 WHERE stopped = 0 AND finished IS NULL {where}", values)
             return connection.execute(
                 f"UPDATE jobs SET state = 'CANCELLED' WHERE state IN ('WAITING', 'READY') {where}", values
             ).rowcount
@@ -450,9 +448,7 @@ class Queue:
         self._write("INSERT OR REPLACE INTO messages VALUES (?, ?, ?)", (job_id, message, fraction))
 
 
-def _insert(
-    connection: sqlite3.Connection, run_id: str, entries: list[Entry], *, spawned_by: int | None
-) -> list[int]:
+def _insert(connection: sqlite3.Connection, run_id: str, entries: list[Entry], *, spawned_by: int | None) -> list[int]:
     """Insert jobs, and let them wait for their parents."""
     stopped = connection.execute("SELECT stopped FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
     made: list[int] = []
@@ -516,8 +512,7 @@ def _wait_for(connection: sqlite3.Connection, job_id: int, made: list[int]) -> N
 
 def _end(connection: sqlite3.Connection, claim: Claim, worker: str, state: str) -> bool:
     changed = connection.execute(
-        "UPDATE jobs SET state = ?, finished = ?, worker = NULL "
-        "WHERE id = ? AND state = 'RUNNING' AND worker = ?",
+        "UPDATE jobs SET state = ?, finished = ?, worker = NULL WHERE id = ? AND state = 'RUNNING' AND worker = ?",
         (state, time.time(), claim.id, worker),
     ).rowcount
     connection.execute("DELETE FROM messages WHERE id = ?", (claim.id,))
@@ -554,16 +549,12 @@ def _decide(connection: sqlite3.Connection, free: list[int]) -> None:
         if stops:
             state = STOPPED
         elif losses:
-            on_missing = connection.execute("SELECT on_missing FROM jobs WHERE id = ?", (job_id,)).fetchone()[
-                0
-            ]
+            on_missing = connection.execute("SELECT on_missing FROM jobs WHERE id = ?", (job_id,)).fetchone()[0]
             state = BLOCKED if on_missing == "error" else READY
         connection.execute("UPDATE jobs SET state = ? WHERE id = ?", (state, job_id))
         if state != READY:
             children = "SELECT child FROM waits WHERE parent = ?"
-            connection.execute(
-                f"UPDATE jobs SET n_waiting = n_waiting - 1 WHERE id IN ({children})", (job_id,)
-            )
+            connection.execute(f"UPDATE jobs SET n_waiting = n_waiting - 1 WHERE id IN ({children})", (job_id,))
             stack += [
                 row[0]
                 for row in connection.execute(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobflow import Flow, Job
 
-from atomfoundry.errors import InputError, RunError
+from atomfoundry.errors import InputError, ProjectError, RunError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
 from atomfoundry.running.outcome import RunResult
@@ -97,20 +97,107 @@ def run(
         queue.add_run(prepared)
         if retry_failed:
             queue.retry_failed(prepared.run_id)
-        reused = queue.counts(prepared.run_id).get(COMPLETED, 0)
-        if not queue.is_finished(prepared.run_id):
-            with watching(queue, prepared.run_id, prepared.name, progress=progress) as watcher:
-                if workers == 0:
-                    _work_here(opened, queue, prepared.run_id)
-                else:
-                    _Supervisor(opened, queue, prepared.run_id, workers, threads, watcher).supervise()
-            queue.mark_finished(prepared.run_id)
-        result = _result(opened, queue, prepared, reused, time.perf_counter() - started)
+        result = _finish(
+            opened, queue, prepared.run_id, prepared.name, prepared.names, workers, threads, progress, started
+        )
         queue.close()
     if ensure_success and not result.ok:
         first = f" First: {result.failures[0]}." if result.failures else ""
         raise RunError(f"{result}{first}", remedy="See the job's folder, then run again with retry.")
     return result
+
+
+def resume(
+    project: Project | str | Path,
+    *,
+    run_id: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    progress: bool = True,
+    retry_failed: bool = False,
+) -> RunResult:
+    """Go on with a flow that is in a project already, without making it again.
+
+    Parameters
+    ----------
+    project
+        The project.
+    run_id
+        Which run; default the newest.
+    workers, threads, progress
+        As in `run`.
+    retry_failed
+        Set failed, blocked and cancelled jobs back first.
+
+    Returns
+    -------
+    RunResult
+        Counts and failures of that run.
+
+    Raises
+    ------
+    ProjectError
+        If there is no project, no such run, or another runner is at work.
+    """
+    started = time.perf_counter()
+    if workers is None:
+        workers = settings().workers or len(os.sched_getaffinity(0))
+    opened = project if isinstance(project, Project) else Project.open(project)
+    with ProjectLock(opened):
+        queue = Queue(opened.queue_path)
+        rows = queue.rows(
+            "SELECT run_id, name FROM runs WHERE run_id = ? OR ? IS NULL ORDER BY created DESC LIMIT 1",
+            (run_id, run_id),
+        )
+        if not rows:
+            raise ProjectError(
+                f"{opened.path} holds no run {run_id or ''}.".replace(" .", "."),
+                remedy="'atomfoundry status' lists the runs.",
+            )
+        _recover(queue)
+        chosen, name = rows[0]
+        if retry_failed:
+            queue.retry_failed(chosen)
+        result = _finish(opened, queue, chosen, name, {}, workers, threads, progress, started)
+        queue.close()
+    return result
+
+
+def _finish(
+    project: Project,
+    queue: Queue,
+    run_id: str,
+    name: str,
+    names: dict[str, str],
+    workers: int,
+    threads: int,
+    progress: bool,
+    started: float,
+) -> RunResult:
+    """Work until no job of a run is open, and say what came of it."""
+    reused = queue.counts(run_id).get(COMPLETED, 0)
+    if not queue.is_finished(run_id):
+        with watching(queue, run_id, name, progress=progress) as watcher:
+            if workers == 0:
+                _work_here(project, queue, run_id)
+            else:
+                _Supervisor(project, queue, run_id, workers, threads, watcher).supervise()
+        queue.mark_finished(run_id)
+    counts = queue.counts(run_id)
+    return RunResult(
+        run_id=run_id,
+        name=name,
+        project=project,
+        total=sum(counts.values()),
+        completed=counts.get(COMPLETED, 0),
+        reused=reused,
+        failed=counts.get(FAILED, 0),
+        blocked=counts.get(BLOCKED, 0),
+        stopped=counts.get(STOPPED, 0) + counts.get(CANCELLED, 0),
+        wall_time_s=time.perf_counter() - started,
+        failures=failures(queue, project, run_id),
+        uuids=names,
+    )
 
 
 def _refuse_main(prepared: PreparedFlow) -> None:
@@ -194,9 +281,7 @@ class _Supervisor:
             self.queue.block_deadlocked(self.run_id)  # seen at the next look
             return
         while len(self.live) < self.limit and len(self.live) - running < ready:
-            process = WorkerProcess(
-                uuid.uuid4().hex, self.project, self.run_id, pipe=pipe, threads=self.threads
-            )
+            process = WorkerProcess(uuid.uuid4().hex, self.project, self.run_id, pipe=pipe, threads=self.threads)
             self.live.append(process)
 
     def _bury(self) -> bool:
@@ -233,23 +318,3 @@ class _Supervisor:
                     self.queue.give_back(process.worker)
                     process.log.unlink(missing_ok=True)
             time.sleep(0.005)
-
-
-def _result(
-    project: Project, queue: Queue, prepared: PreparedFlow, reused: int, wall_time_s: float
-) -> RunResult:
-    counts = queue.counts(prepared.run_id)
-    return RunResult(
-        run_id=prepared.run_id,
-        name=prepared.name,
-        project=project,
-        total=sum(counts.values()),
-        completed=counts.get(COMPLETED, 0),
-        reused=reused,
-        failed=counts.get(FAILED, 0),
-        blocked=counts.get(BLOCKED, 0),
-        stopped=counts.get(STOPPED, 0) + counts.get(CANCELLED, 0),
-        wall_time_s=wall_time_s,
-        failures=failures(queue, project, prepared.run_id),
-        uuids=prepared.names,
-    )

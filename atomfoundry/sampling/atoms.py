@@ -40,9 +40,7 @@ def spin_multiplicity(symbol: str) -> int:
     return round(moment) + 1
 
 
-def isolated_atoms(
-    symbols: Iterable[str], *, box: float | tuple[float, float, float] | None = None
-) -> list[Atoms]:
+def isolated_atoms(symbols: Iterable[str], *, box: float | tuple[float, float, float] | None = None) -> list[Atoms]:
     """Return one free atom of each element, in its ground-state spin.
 
     Parameters
@@ -82,9 +80,7 @@ def isolated_atoms(
     return frames
 
 
-def dimers(
-    symbols: Sequence[str], *, distances: Sequence[float] | None = None, pairs: str = "all"
-) -> list[Atoms]:
+def dimers(symbols: Sequence[str], *, distances: Sequence[float] | None = None, pairs: str = "all") -> list[Atoms]:
     """Return dimers of elements at several distances.
 
     Parameters

@@ -18,9 +18,7 @@ _TRIES = 100
 
 
 def _collides(atoms: Atoms, factor: float) -> bool:
-    return (
-        factor > 0 and len(neighbor_list("d", atoms, cutoff=list(factor * covalent_radii[atoms.numbers]))) > 0
-    )
+    return factor > 0 and len(neighbor_list("d", atoms, cutoff=list(factor * covalent_radii[atoms.numbers]))) > 0
 
 
 def rattle_structures(
@@ -133,7 +131,5 @@ def strain_and_rattle(
     ):
         if keep_unrattled:
             frames.append(strained)
-        frames.extend(
-            rattle_structures(strained, stdev=stdev, n=n, seed=seed, min_distance_factor=min_distance_factor)
-        )
+        frames.extend(rattle_structures(strained, stdev=stdev, n=n, seed=seed, min_distance_factor=min_distance_factor))
     return unique_frames(frames)

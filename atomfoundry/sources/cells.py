@@ -31,9 +31,7 @@ def standard_cell(atoms: Atoms, cell: Cell, *, symprec: float = 1e-3) -> Atoms:
         If the kind of cell is unknown or no symmetry is found.
     """
     if cell not in ("as_given", "primitive", "conventional"):
-        raise StructureError(
-            f"There is no cell '{cell}'.", remedy="Use 'as_given', 'primitive' or 'conventional'."
-        )
+        raise StructureError(f"There is no cell '{cell}'.", remedy="Use 'as_given', 'primitive' or 'conventional'.")
     if cell == "as_given" or not atoms.pbc.all():
         return atoms
     import spglib

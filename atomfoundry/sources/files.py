@@ -81,9 +81,7 @@ def _expand(path: str | Path) -> list[Path]:
     file = Path(path).expanduser()
     if file.exists() or not any(sign in str(path) for sign in "*?["):
         return [file]
-    matches = sorted(
-        Path(file.anchor or ".").glob(str(file.relative_to(file.anchor) if file.anchor else file))
-    )
+    matches = sorted(Path(file.anchor or ".").glob(str(file.relative_to(file.anchor) if file.anchor else file)))
     if not matches:
         raise StructureError(f"No file matches '{path}'.", remedy="Check the pattern.")
     return [match for match in matches if match.is_file()]
@@ -104,7 +102,6 @@ def _short_names(files: list[Path]) -> list[str]:
         if not repeated:
             break
         names = [
-            "/".join(path.parts[-depth:]) if name in repeated else name
-            for path, name in zip(stems, names, strict=True)
+            "/".join(path.parts[-depth:]) if name in repeated else name for path, name in zip(stems, names, strict=True)
         ]
     return names

@@ -100,9 +100,7 @@ def allegro_fm512(type_names: list[str], *, avg_num_neighbors: float, **changes:
     return _preset(type_names, avg_num_neighbors, changes, num_channels=128, width=512, edge=128)
 
 
-def alumina(
-    type_names: list[str] | None = None, *, avg_num_neighbors: float, **changes: Any
-) -> AllegroConfig:
+def alumina(type_names: list[str] | None = None, *, avg_num_neighbors: float, **changes: Any) -> AllegroConfig:
     """Return AtomProNet's alumina settings: l_max 1, cutoff 3.0 A, two-body 32, 64, 128, float64.
 
     Its latent widths and channels are not published; 128 and 32, those of Allegro-Legato, are our choice.

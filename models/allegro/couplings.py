@@ -8,9 +8,10 @@ from math import sqrt
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from atomfoundry.models.allegro.angular import parallel_coupling, wigner_3j
 from atomfoundry.models.allegro.mlp import unit_variance
-from torch import Tensor, nn
 
 Irrep = tuple[int, int]
 """Degree l and parity +1 or -1."""
@@ -35,16 +36,12 @@ def plan_irreps(n_layers: int, l_max: int) -> list[list[Irrep]]:
     environment = natural_irreps(l_max)
     made: list[set[Irrep]] = [set(environment)]
     for _ in range(n_layers):
-        made.append(
-            {out for left in made[-1] for right in environment for out in _products(left, right, l_max)}
-        )
+        made.append({out for left in made[-1] for right in environment for out in _products(left, right, l_max)})
     useful: set[Irrep] = {(0, 1)}
     kept = [sorted(useful)]
     for layer in reversed(range(n_layers)):
         useful = {
-            left
-            for left in made[layer]
-            if any(set(_products(left, right, l_max)) & useful for right in environment)
+            left for left in made[layer] if any(set(_products(left, right, l_max)) & useful for right in environment)
         }
         kept.append(sorted(useful, key=lambda irrep: (irrep[0], -irrep[1] * (-1) ** irrep[0])))
     return kept[::-1]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from torch import Tensor
+
 from atomfoundry.models.allegro.couplings import Coupling
 from atomfoundry.models.allegro.track import TensorTrack, TrackState
-from torch import Tensor
 
 
 class LongTrack(TensorTrack):

@@ -7,8 +7,9 @@ from itertools import pairwise
 from math import sqrt
 
 import torch
-from atomfoundry.models.allegro.derivatives import silu
 from torch import Tensor, nn
+
+from atomfoundry.models.allegro.derivatives import silu
 
 SILU_GAIN = 1.6750972886213323
 """1 / sqrt(E[SiLU(x)^2]) for a standard normal x, so that activations keep unit variance."""
@@ -35,8 +36,7 @@ class Perceptron(nn.Module):
     def __init__(self, dims: Sequence[int], *, generator: torch.Generator, dtype: torch.dtype) -> None:
         super().__init__()
         self.weights = nn.ParameterList(
-            unit_variance(fan_in, fan_out, generator=generator, dtype=dtype)
-            for fan_in, fan_out in pairwise(dims)
+            unit_variance(fan_in, fan_out, generator=generator, dtype=dtype) for fan_in, fan_out in pairwise(dims)
         )
 
     def forward(self, *parts: Tensor, residual: Tensor | None = None, gain: float = 1.0) -> Tensor:

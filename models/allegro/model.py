@@ -6,6 +6,9 @@ import copy
 from math import sqrt
 
 import torch
+from torch import Tensor, nn
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.derivatives import geometry_only
 from atomfoundry.models.allegro.long_track import LongTrack
@@ -15,9 +18,6 @@ from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.allegro.short_track import ShortTrack
 from atomfoundry.models.graph import GraphBatch
 from atomfoundry.models.zbl import ZBL
-from torch import Tensor, nn
-
-from atomfoundry.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -61,9 +61,7 @@ class Allegro(nn.Module):
         """
         names = [head.name for head in self.config.heads]
         if name not in names:
-            raise ModelError(
-                f"The model has no head '{name}'; it has {', '.join(names)}.", remedy="Name one of these."
-            )
+            raise ModelError(f"The model has no head '{name}'; it has {', '.join(names)}.", remedy="Name one of these.")
         return names.index(name)
 
     def add_head(self, head: HeadConfig, copy_from: str = "pt") -> None:

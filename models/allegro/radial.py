@@ -7,9 +7,10 @@ from math import pi, sqrt
 import numpy as np
 import torch
 from ase.data import atomic_numbers, covalent_radii
+from torch import Tensor, nn
+
 from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.mlp import unit_variance
-from torch import Tensor, nn
 
 AGNESI = {"a": 1.0805, "q": 0.9183, "p": 4.5791}
 """Constants of the distance transform (J. Chem. Phys. 163, 184110, Eq. 3; values of mace)."""

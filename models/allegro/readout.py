@@ -8,9 +8,10 @@ from math import nan, sqrt
 from typing import cast
 
 import torch
+from torch import Tensor, nn
+
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.mlp import unit_variance
-from torch import Tensor, nn
 
 
 class Readouts(nn.Module):
@@ -27,8 +28,7 @@ class Readouts(nn.Module):
         dims = [config.latent_width, *config.edge_energy_dims, 1]
         for head in config.heads:
             weights = nn.ParameterList(
-                unit_variance(fan_in, fan_out, generator=generator, dtype=dtype)
-                for fan_in, fan_out in pairwise(dims)
+                unit_variance(fan_in, fan_out, generator=generator, dtype=dtype) for fan_in, fan_out in pairwise(dims)
             )
             self.append(head, weights, config.type_names)
 
@@ -38,9 +38,7 @@ class Readouts(nn.Module):
         energies = [head.isolated_energies.get(name, absent) for name in type_names]
         scales = [head.scale[name] if isinstance(head.scale, dict) else head.scale for name in type_names]
         self.heads.append(weights)
-        self.isolated_energies = torch.cat(
-            [self.isolated_energies, self.isolated_energies.new_tensor([energies])]
-        )
+        self.isolated_energies = torch.cat([self.isolated_energies, self.isolated_energies.new_tensor([energies])])
         self.scales = torch.cat([self.scales, self.scales.new_tensor([scales])])
 
     def vector(self, head: int) -> Tensor:

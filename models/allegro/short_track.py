@@ -9,9 +9,10 @@ of weights. The fields cost once an atom; an edge never holds more than its weig
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from atomfoundry.models.allegro.derivatives import couple
 from atomfoundry.models.allegro.track import TensorTrack, TrackState
-from torch import Tensor
 
 
 class ShortTrack(TensorTrack):

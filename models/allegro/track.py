@@ -12,12 +12,13 @@ from math import sqrt
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from atomfoundry.models.allegro.angular import harmonic_coefficients, harmonic_slices
 from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.couplings import Coupling, plan_irreps
 from atomfoundry.models.allegro.mlp import unit_variance
 from atomfoundry.models.padding import EdgeLayout
-from torch import Tensor, nn
 
 
 @dataclass

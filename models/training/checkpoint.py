@@ -165,9 +165,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensor
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         if name not in position:
-            raise TrainingError(
-                f"The checkpoint's optimiser knows a parameter '{name}' that the model lacks."
-            )
+            raise TrainingError(f"The checkpoint's optimiser knows a parameter '{name}' that the model lacks.")
         entries.setdefault(position[name], {})[key] = value.clone()
     state = optimizer.state_dict()
     state["state"] = entries

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from atomfoundry.models.graph import GraphBatch, build_graph
 
 from atomfoundry.errors import TrainingError
+from atomfoundry.models.graph import GraphBatch, build_graph
 
 if TYPE_CHECKING:
     from ase import Atoms
+
     from atomfoundry.models.allegro.model import Allegro
 
 Frames = Sequence["Atoms | GraphBatch"]
@@ -66,9 +67,7 @@ def prepare_graphs(model: Allegro, frames: Frames, *, head: int = 0) -> list[Gra
             if int(graph.head[0]) != head:
                 graph = build_copy_with_head(graph, head)
         else:
-            graph = build_graph(
-                frame, cutoff=model.config.cutoff, type_names=model.config.type_names, head=head
-            )
+            graph = build_graph(frame, cutoff=model.config.cutoff, type_names=model.config.type_names, head=head)
         graphs.append(graph)
     return graphs
 

@@ -97,9 +97,7 @@ class ElementMonitor:
                 self._atoms[element] = self._atoms.get(element, 0) + len(error)
         if forces is not None and forces_error is not None:
             index = np.digitize(np.linalg.norm(forces, axis=1), FORCE_BINS[1:-1])
-            np.add.at(
-                self._bins, index, np.stack([(forces_error**2).sum(1), np.full(len(index), 3.0)], axis=1)
-            )
+            np.add.at(self._bins, index, np.stack([(forces_error**2).sum(1), np.full(len(index), 3.0)], axis=1))
 
     def report(self) -> list[ElementErrors]:
         """Return one entry per element, the largest force RMSE first."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from atomfoundry.models.training.settings import TrainingSettings
     from torch.nn import Module
+
+    from atomfoundry.models.training.settings import TrainingSettings
 
 
 @dataclass
@@ -42,9 +43,7 @@ class Schedule:
         Of an earlier training that goes on.
     """
 
-    def __init__(
-        self, settings: TrainingSettings, state: Mapping[str, float | int | None] | None = None
-    ) -> None:
+    def __init__(self, settings: TrainingSettings, state: Mapping[str, float | int | None] | None = None) -> None:
         self.settings = settings
         self.state = ScheduleState(**(state or {}))  # type: ignore[arg-type]
 
@@ -86,10 +85,7 @@ class Schedule:
     @property
     def exhausted(self) -> bool:
         """Whether a plateau schedule fell below its smallest learning rate."""
-        return (
-            self.settings.schedule == "plateau"
-            and self.settings.lr * self.state.factor < self.settings.min_lr
-        )
+        return self.settings.schedule == "plateau" and self.settings.lr * self.state.factor < self.settings.min_lr
 
 
 class MovingAverage:

@@ -95,16 +95,12 @@ class TrainingSettings(BaseModel):
     )
     clip_norm: float | None = Field(default=None, gt=0, description="Global L2 norm of the gradient")
     schedule: Literal["constant", "plateau", "cosine", "one_cycle"] = "cosine"
-    warmup_fraction: float = Field(
-        default=0.02, ge=0, lt=1, description="Of max_epochs, learning rate linear from 0"
-    )
+    warmup_fraction: float = Field(default=0.02, ge=0, lt=1, description="Of max_epochs, learning rate linear from 0")
     final_lr_fraction: float = Field(
         default=0.01, ge=0, le=1, description="Learning rate at the end over peak (cosine, one_cycle)"
     )
     plateau_factor: float = Field(default=0.5, gt=0, lt=1)
-    plateau_patience: int = Field(
-        default=50, ge=1, description="Evaluations without a better validation loss"
-    )
+    plateau_patience: int = Field(default=50, ge=1, description="Evaluations without a better validation loss")
     min_lr: float = Field(default=1e-5, ge=0, description="Plateau schedule: training stops below")
     stage_two_fraction: float = Field(
         default=0.0, ge=0, lt=1, description="Last part of the epochs with a higher energy weight; 0: none"

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from atomfoundry.documents.model import EpochRecord
+from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import GraphBatch, collate
@@ -36,10 +40,6 @@ from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.schedule import MovingAverage, Schedule, weights_of
 from atomfoundry.models.training.settings import RESUME_MAY_CHANGE, TrainingSettings
 from atomfoundry.models.training.validation import in_chunks, validate
-from torch import Tensor
-
-from atomfoundry.documents.model import EpochRecord
-from atomfoundry.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -239,9 +239,7 @@ class _Trainer:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.ema = (
-            None if settings.ema_decay is None else MovingAverage(self.parameters, decay=settings.ema_decay)
-        )
+        self.ema = None if settings.ema_decay is None else MovingAverage(self.parameters, decay=settings.ema_decay)
         self.best: dict[str, Tensor] | None = None
         self.schedule = Schedule(settings)
         self.progress = _Progress()
@@ -420,9 +418,7 @@ class _Trainer:
             part = self.loss.total(
                 LossTerms({(head, quantity): value}, {(head, quantity): terms.counts[head, quantity]})
             )
-            gradients = torch.autograd.grad(
-                part, [p for _, p in self.parameters], retain_graph=True, allow_unused=True
-            )
+            gradients = torch.autograd.grad(part, [p for _, p in self.parameters], retain_graph=True, allow_unused=True)
             total = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients if g is not None))
             norms[f"{self.model.config.heads[head].name}/{quantity}"] = total
         whole = sum(norms.values())
@@ -490,9 +486,7 @@ class _Trainer:
             "optimizer": optimizer_tensors(self.optimizer, self.names),
             "rng": {"torch": torch.get_rng_state()},
         }
-        tensors = {
-            f"{group}/{name}": value for group, entry in groups.items() for name, value in entry.items()
-        }
+        tensors = {f"{group}/{name}": value for group, entry in groups.items() for name, value in entry.items()}
         # clones: two groups may share memory, which the file format refuses
         tensors = {name: value.detach().clone() for name, value in tensors.items()}
         state = {

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
 from atomfoundry.models.graph import GraphBatch, collate
 from atomfoundry.models.training.loss import Loss, LossTerms
 
 if TYPE_CHECKING:
-    from atomfoundry.models.allegro.model import Allegro
     from torch import Tensor
+
+    from atomfoundry.models.allegro.model import Allegro
 
 UPPER = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Rows and columns of the Voigt components xx, yy, zz, yz, xz, xy."""

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models.training.checkpoint import write_atomically
 from atomfoundry.models.training.loader import Frames, build_copy_with_head, prepare_graphs, without_isolated
 from atomfoundry.models.training.validation import in_chunks
@@ -22,14 +27,10 @@ from atomfoundry.models.uncertainty.posterior import (
     ReadoutPosterior,
     calibrate,
 )
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
-from atomfoundry.errors import ModelError
 
 if TYPE_CHECKING:
     from ase import Atoms
+
     from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.graph import GraphBatch
 
@@ -260,9 +261,7 @@ class LLPRUncertainty:
     def summary(self) -> dict[str, Any]:
         """Return what a document needs: alpha, ridge, quantiles, thresholds, counts, points."""
         quantiles = {
-            f"{name}/{quantity}": q
-            for name, entry in self.heads.items()
-            for quantity, q in entry.quantiles.items()
+            f"{name}/{quantity}": q for name, entry in self.heads.items() for quantity, q in entry.quantiles.items()
         }
         first = next(iter(self.heads))
         has_thresholds = self.heads[first].sigma_forces_low is not None
@@ -283,9 +282,7 @@ class LLPRUncertainty:
         if key not in self._samples:
             posterior = self.heads[name].posterior
             self._samples[key] = (
-                posterior.directions()
-                if n_samples is None
-                else posterior.sample_directions(n_samples, seed=seed)
+                posterior.directions() if n_samples is None else posterior.sample_directions(n_samples, seed=seed)
             )
         return self._samples[key]
 
@@ -349,9 +346,7 @@ def fit_uncertainty(
     calibration_frames = calibration_frames or {}
     unknown = set(calibration_frames) - set(train_frames)
     if unknown:
-        raise ModelError(
-            f"Calibration frames of heads without training frames: {', '.join(sorted(unknown))}."
-        )
+        raise ModelError(f"Calibration frames of heads without training frames: {', '.join(sorted(unknown))}.")
     heads = {}
     for name, frames in train_frames.items():
         graphs = without_isolated(prepare_graphs(model, frames, head=model.head_index(name)))
@@ -364,9 +359,7 @@ def fit_uncertainty(
             hessian.add(features, n_atoms, weights=batch.weight)
         if hessian is None:
             raise ModelError(f"LLPR: head '{name}' has no training structure with neighbours.")
-        heads[name] = HeadUncertainty(
-            ReadoutPosterior.from_hessian(hessian, ridge=ridge), n_training=len(graphs)
-        )
+        heads[name] = HeadUncertainty(ReadoutPosterior.from_hessian(hessian, ridge=ridge), n_training=len(graphs))
     uncertainty = LLPRUncertainty(model, heads, coverage=coverage)
     for name, frames in calibration_frames.items():
         _calibrate_head(uncertainty, name, frames, method, n_samples, seed)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ase import Atoms
-from atomfoundry.models import GraphBatch, build_graph
 from scipy.stats import ortho_group
+
+from atomfoundry.models import GraphBatch, build_graph
 
 
 def graph_of(model, atoms: Atoms, head: int = 0) -> GraphBatch:
@@ -183,9 +184,7 @@ def check_batching(model, structures: list[Atoms], *, tolerance: float = 1e-13) 
     single = [evaluate(model, atoms) for atoms in structures]
     for key in ("energy", "forces", "atomic_energy", "edge_energy", "features"):
         close(together[key].detach(), torch.cat([out[key] for out in single]), tolerance)
-    close(
-        together["stress"].nan_to_num(), torch.cat([out["stress"] for out in single]).nan_to_num(), tolerance
-    )
+    close(together["stress"].nan_to_num(), torch.cat([out["stress"] for out in single]).nan_to_num(), tolerance)
 
 
 def check_parameter_gradients(model, batch: GraphBatch, *, seed: int = 0, tolerance: float = 1e-6) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from math import pi, sqrt
 
 import torch
-from atomfoundry.models import Allegro, GraphBatch
 from e3nn import o3
 from torch import Tensor
+
+from atomfoundry.models import Allegro, GraphBatch
 
 SILU_GAIN = 1.6750972886213323
 
@@ -56,9 +57,7 @@ def edge_latents(model: Allegro, batch: GraphBatch, vectors: Tensor) -> Tensor:
         [model.embedding.centre[batch.types[centre]], model.embedding.neighbour[batch.types[neighbour]]],
         dim=1,
     )
-    latents = mlp(
-        embedded * (basis @ model.embedding.mixing / sqrt(config.num_basis)), list(model.two_body.weights)
-    )
+    latents = mlp(embedded * (basis @ model.embedding.mixing / sqrt(config.num_basis)), list(model.two_body.weights))
     harmonics = [
         o3.spherical_harmonics(degree, vectors, normalize=True, normalization="component")
         for degree in range(n_degrees)
@@ -68,9 +67,7 @@ def edge_latents(model: Allegro, batch: GraphBatch, vectors: Tensor) -> Tensor:
     tensors: dict[tuple[int, int], Tensor] = {}
     for layer in range(config.n_layers):
         weights = latents @ model.track.environments[layer] / sqrt(config.latent_width)
-        weights = weights.view(
-            len(centre), -1, n_degrees, config.num_channels
-        )  # (V and E) or E, degree, channel
+        weights = weights.view(len(centre), -1, n_degrees, config.num_channels)  # (V and E) or E, degree, channel
         if layer == 0:
             tensors = {
                 (degree, (-1) ** degree): weights[:, 0, degree, :, None] * harmonics[degree][:, None]
@@ -78,11 +75,7 @@ def edge_latents(model: Allegro, batch: GraphBatch, vectors: Tensor) -> Tensor:
             }
         environments = {}
         for degree in range(n_degrees):
-            own = (
-                weights[:, -1, degree, :, None]
-                * harmonics[degree][:, None]
-                / sqrt(config.avg_num_neighbors - 1)
-            )
+            own = weights[:, -1, degree, :, None] * harmonics[degree][:, None] / sqrt(config.avg_num_neighbors - 1)
             environments[(degree, (-1) ** degree)] = torch.einsum("ef,fcm->ecm", same_centre, own)
         made: dict[tuple[int, int], Tensor] = {}
         path_weights = iter(model.track.couplings[layer].weights)
@@ -90,10 +83,7 @@ def edge_latents(model: Allegro, batch: GraphBatch, vectors: Tensor) -> Tensor:
             terms = []
             for left in irreps[layer]:
                 for right in environments:
-                    if (
-                        left[1] * right[1] != out[1]
-                        or not abs(left[0] - right[0]) <= out[0] <= left[0] + right[0]
-                    ):
+                    if left[1] * right[1] != out[1] or not abs(left[0] - right[0]) <= out[0] <= left[0] + right[0]:
                         continue
                     symbol = o3.wigner_3j(left[0], right[0], out[0], dtype=torch.float64)
                     product = torch.einsum("abk,eca,ecb->eck", symbol, tensors[left], environments[right])

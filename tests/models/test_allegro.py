@@ -16,6 +16,8 @@ from pydantic import ValidationError
 sys.path.insert(0, str(Path(__file__).parent))
 import model_checks as checks
 import naive_allegro
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models import (
     Allegro,
     AllegroConfig,
@@ -37,8 +39,6 @@ from atomfoundry.models.allegro.couplings import list_paths, natural_irreps, pla
 from atomfoundry.models.allegro.derivatives import couple, silu
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.radial import agnesi_transform, envelope
-
-from atomfoundry.errors import ModelError
 
 ELEMENTS = ["H", "C", "O", "Si"]
 ISOLATED = {"H": -13.6, "C": -1029.0, "O": -2043.0, "Si": -7870.0}
@@ -194,9 +194,7 @@ def test_own_derivatives_to_third_order():
         return torch.autograd.grad(slope.sum(), x, create_graph=True)[0]
 
     assert torch.autograd.gradcheck(second, h)
-    a, b, factors = (
-        torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2), (2, 2, 2), (3,))
-    )
+    a, b, factors = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2), (2, 2, 2), (3,)))
 
     def coupling(a, b, factors):
         return couple(a, b, factors, [(0, 1, 0), (2, 0, 1), (1, 1, 0)], 2)
@@ -240,10 +238,7 @@ def test_dimer_does_not_see_the_tensor_product(model):
         for coupling in other.track.couplings:
             coupling.weights += 1.0
     checks.close(checks.evaluate(other, dimer)["energy"], before, 1e-15)
-    assert (
-        abs(float(checks.evaluate(other, ethanol())["energy"] - checks.evaluate(model, ethanol())["energy"]))
-        > 1e-9
-    )
+    assert abs(float(checks.evaluate(other, ethanol())["energy"] - checks.evaluate(model, ethanol())["energy"])) > 1e-9
 
 
 def test_finite_differences(model):
@@ -257,9 +252,7 @@ def _without_shift(config: AllegroConfig) -> AllegroConfig:
 
 
 def test_edge_and_position_paths(model):
-    checks.check_paths_agree(
-        model, collate([checks.graph_of(model, a) for a in (silica(), ethanol(), slab())])
-    )
+    checks.check_paths_agree(model, collate([checks.graph_of(model, a) for a in (silica(), ethanol(), slab())]))
     checks.check_paths_agree(model, checks.graph_of(model, silica()))
 
 
@@ -285,9 +278,7 @@ def test_parameter_gradients(model):
 
 
 def test_batched_backward(model):
-    checks.check_batched_backward(
-        model, collate([checks.graph_of(model, atoms) for atoms in (silica(), ethanol())])
-    )
+    checks.check_batched_backward(model, collate([checks.graph_of(model, atoms) for atoms in (silica(), ethanol())]))
 
 
 def test_slab_has_forces_but_no_stress():
@@ -360,9 +351,7 @@ def test_radial_functions():
     assert (y <= 1).all()
     assert (y.diff() < 0).all()
     # At r = r0: 1 / (1 + a / 2).
-    assert float(agnesi_transform(torch.tensor(1.1), torch.tensor(1.1))) == pytest.approx(
-        1 / (1 + 1.0805 / 2)
-    )
+    assert float(agnesi_transform(torch.tensor(1.1), torch.tensor(1.1))) == pytest.approx(1 / (1 + 1.0805 / 2))
 
 
 # Heads and configuration
@@ -431,9 +420,7 @@ def test_same_seed_same_weights():
 
 
 def test_import_is_lazy():
-    code = (
-        "import sys, atomfoundry.models as m; assert 'Allegro' in dir(m); assert 'torch' not in sys.modules"
-    )
+    code = "import sys, atomfoundry.models as m; assert 'Allegro' in dir(m); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -8,9 +8,9 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.md.verlet import VelocityVerlet
-from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, save_model
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, save_model
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,7 @@ def rattled(atoms: Atoms) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize(
-    "atoms", [bulk("Al") * (1, 1, 2), molecule("H2O"), fcc111("Al", (1, 1, 2), vacuum=3.0)]
-)
+@pytest.mark.parametrize("atoms", [bulk("Al") * (1, 1, 2), molecule("H2O"), fcc111("Al", (1, 1, 2), vacuum=3.0)])
 def test_agrees_with_finite_differences(model, atoms):
     atoms = rattled(atoms.copy())
     atoms.calc = FoundryCalculator(model)

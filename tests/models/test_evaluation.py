@@ -8,13 +8,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.calculator import FoundryCalculator
 from atomfoundry.models.evaluation import evaluate, write_predictions
 from atomfoundry.models.training.monitor import ElementMonitor
-
-from atomfoundry.errors import ModelError
 
 E0 = {"Mg": -3.0, "O": -7.0}
 

@@ -8,14 +8,14 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from atomfoundry.errors import InputError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.descriptors import structure_descriptors
 from atomfoundry.models.exploration import explore, select_frames, too_close
 from atomfoundry.models.training.settings import TrainingSettings
 from atomfoundry.models.training.trainer import train
 from atomfoundry.models.uncertainty.llpr import fit_uncertainty
-
-from atomfoundry.errors import InputError
 
 
 def crystals(n, seed):
@@ -26,9 +26,7 @@ def crystals(n, seed):
         atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
         atoms.calc = LennardJones(sigma=2.6, epsilon=0.3, rc=6.0, smooth=True)
         results = (atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress())
-        atoms.calc = SinglePointCalculator(
-            atoms, **dict(zip(("energy", "forces", "stress"), results, strict=True))
-        )
+        atoms.calc = SinglePointCalculator(atoms, **dict(zip(("energy", "forces", "stress"), results, strict=True)))
         frames.append(atoms)
     return frames
 

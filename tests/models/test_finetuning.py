@@ -9,6 +9,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from atomfoundry.documents.model import ErrorMetrics
+from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.evaluation import evaluate
@@ -24,9 +27,6 @@ from atomfoundry.models.finetuning import (
 from atomfoundry.models.replay import default_replay_size, fine_repeats, matches, replay_subset
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
-
-from atomfoundry.documents.model import ErrorMetrics
-from atomfoundry.errors import TrainingError
 
 FINE = {"Si", "O"}
 
@@ -96,9 +96,7 @@ def test_sizes():
 
 def test_ratios():
     def metrics(energy, forces, head="pt"):
-        return ErrorMetrics(
-            split="t", head=head, n_frames=1, energy_mae=0, energy_rmse=energy, forces_rmse=forces
-        )
+        return ErrorMetrics(split="t", head=head, n_frames=1, energy_mae=0, energy_rmse=energy, forces_rmse=forces)
 
     records = forgetting_ratios(
         {"a": metrics(0.1, 0.2)},
@@ -192,9 +190,7 @@ def test_zero_epochs_forget_nothing(pretrained, method):
 
 def test_replay_shows_both_sets_and_leaves_the_pretrained_model_alone(pretrained):
     before = {n: p.detach().clone() for n, p in pretrained.named_parameters()}
-    tuned = finetune_replay(
-        pretrained, lj_frames(2, 2, sigma=2.7), lj_frames(12, 0), n_replay=10, settings=QUICK
-    )
+    tuned = finetune_replay(pretrained, lj_frames(2, 2, sigma=2.7), lj_frames(12, 0), n_replay=10, settings=QUICK)
     assert tuned.selection is not None
     assert len(tuned.selection.indices) == 10
     assert tuned.frames_per_epoch == 12
@@ -244,9 +240,6 @@ def test_naive_forgets_more_than_replay():
     for quantity in ("energy", "forces"):
         assert ratios["naive", "pt", quantity] > ratios["replay", "pt", quantity]
     assert ratios["replay", "pt", "forces"] < 1.5
-    new = {
-        t.method: evaluate(t.model, lj_frames(6, 3, sigma=2.75, scale=0.97), head="ft")[0]
-        for t in (naive, replay)
-    }
+    new = {t.method: evaluate(t.model, lj_frames(6, 3, sigma=2.75, scale=0.97), head="ft")[0] for t in (naive, replay)}
     before = evaluate(model, lj_frames(6, 3, sigma=2.75, scale=0.97))[0]
     assert all(m.energy_rmse < 0.5 * before.energy_rmse for m in new.values())

@@ -9,10 +9,10 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from atomfoundry.models import build_graph, collate
-from atomfoundry.models.padding import EdgeLayout
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models import build_graph, collate
+from atomfoundry.models.padding import EdgeLayout
 
 TYPES = ["H", "C", "O", "Al", "Si"]
 
@@ -101,9 +101,7 @@ def test_labels():
 
 def test_collate():
     structures = [molecule("CH4"), bulk("Si"), Atoms("H"), small_cell(True)]
-    graphs = [
-        build_graph(atoms, cutoff=4.0, type_names=TYPES, head=index) for index, atoms in enumerate(structures)
-    ]
+    graphs = [build_graph(atoms, cutoff=4.0, type_names=TYPES, head=index) for index, atoms in enumerate(structures)]
     batch = collate(graphs)
     assert batch.num_graphs == 4
     assert batch.num_nodes == sum(map(len, structures))
@@ -140,9 +138,7 @@ def test_layout(centre):
     rectangle = layout.spread(rows)
     assert rectangle.shape == (4, layout.width, 2)
     assert torch.equal(layout.collect(rectangle), rows)
-    expected = torch.zeros(4, 2, dtype=torch.float64).index_add(
-        0, torch.tensor(centre, dtype=torch.int64), rows
-    )
+    expected = torch.zeros(4, 2, dtype=torch.float64).index_add(0, torch.tensor(centre, dtype=torch.int64), rows)
     assert torch.allclose(layout.sum_over_edges(rows), expected)
     if centre:
         assert torch.autograd.gradcheck(layout.spread, rows)

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from ase.build import molecule
-from atomfoundry.models import Allegro, AllegroConfig, HeadConfig, build_graph, load_model, save_model
-from atomfoundry.models.io import read_record
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models import Allegro, AllegroConfig, HeadConfig, build_graph, load_model, save_model
+from atomfoundry.models.io import read_record
 
 
 @pytest.fixture
@@ -20,11 +20,7 @@ def model() -> Allegro:
         two_body_dims=[4, 6],
         latent_dims=[6],
         avg_num_neighbors=2.0,
-        heads=[
-            HeadConfig(
-                name="pt", isolated_energies={"H": -13.0, "O": -2041.123456789}, scale={"H": 1, "O": 2}
-            )
-        ],
+        heads=[HeadConfig(name="pt", isolated_energies={"H": -13.0, "O": -2041.123456789}, scale={"H": 1, "O": 2})],
     )
     model = Allegro(config)
     model.add_head(HeadConfig(name="ft", isolated_energies={"H": -12.5}, level_id="abc"))

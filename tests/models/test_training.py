@@ -9,6 +9,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
+from safetensors import safe_open
+
+from atomfoundry.datasets import frame_id
+from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import build_graph
@@ -17,10 +21,6 @@ from atomfoundry.models.training.loader import plan_batches, prepare_graphs
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
-from safetensors import safe_open
-
-from atomfoundry.datasets import frame_id
-from atomfoundry.errors import TrainingError
 
 CUTOFF = 4.5
 
@@ -86,9 +86,7 @@ def losses(result):
 
 def test_it_learns_and_returns_the_best_averaged_weights():
     seen = []
-    result = train(
-        config(), crystals(), crystals(3, seed=9), settings=settings(max_epochs=30), callback=seen.append
-    )
+    result = train(config(), crystals(), crystals(3, seed=9), settings=settings(max_epochs=30), callback=seen.append)
     assert result.stop_reason == "max_epochs"
     assert result.n_epochs == len(result.history) == 30
     assert seen == result.history
@@ -230,9 +228,7 @@ def test_early_stop_counts_bad_evaluations():
         settings=settings(max_epochs=50, lr=1e-9, ema_decay=None, patience=2, schedule="constant"),
     )
     assert result.stop_reason in ("early_stop", "max_epochs")
-    flat = train(
-        config(), crystals(), crystals(2, seed=9), settings=settings(max_epochs=50, lr=3.0, patience=2)
-    )
+    flat = train(config(), crystals(), crystals(2, seed=9), settings=settings(max_epochs=50, lr=3.0, patience=2))
     assert flat.stop_reason == "early_stop"
     assert flat.n_epochs < 50
     assert flat.best_epoch < flat.n_epochs
@@ -246,9 +242,7 @@ def test_what_needs_validation_says_so():
 
 
 def test_a_plateau_ends_below_the_smallest_learning_rate():
-    asked = settings(
-        max_epochs=60, lr=2.0, schedule="plateau", plateau_patience=1, min_lr=0.5, ema_decay=None
-    )
+    asked = settings(max_epochs=60, lr=2.0, schedule="plateau", plateau_patience=1, min_lr=0.5, ema_decay=None)
     result = train(config(), crystals(), crystals(2, seed=9), settings=asked)
     assert result.stop_reason == "min_lr"
 

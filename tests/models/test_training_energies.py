@@ -7,14 +7,14 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from atomfoundry.errors import TrainingError
 from atomfoundry.models.training.energies import (
     average_num_neighbors,
     fit_reference_energies,
     force_rms,
     isolated_energies_of,
 )
-
-from atomfoundry.errors import TrainingError
 
 TRUE = {"H": -13.6, "C": -1029.0, "O": -2041.5}
 

@@ -8,12 +8,12 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from atomfoundry.models.graph import build_graph, collate
-from atomfoundry.models.training.loss import Loss, LossTerms, conditional_force_delta, huber
-from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from pydantic import ValidationError
 
 from atomfoundry.errors import TrainingError
+from atomfoundry.models.graph import build_graph, collate
+from atomfoundry.models.training.loss import Loss, LossTerms, conditional_force_delta, huber
+from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 
 
 def crystal(energy=None, forces=None, stress=None, weight=1.0):
@@ -26,9 +26,7 @@ def crystal(energy=None, forces=None, stress=None, weight=1.0):
 
 def batch_of(*frames, heads=None):
     heads = heads or [0] * len(frames)
-    return collate(
-        [build_graph(f, cutoff=3.0, type_names=["Si"], head=h) for f, h in zip(frames, heads, strict=True)]
-    )
+    return collate([build_graph(f, cutoff=3.0, type_names=["Si"], head=h) for f, h in zip(frames, heads, strict=True)])
 
 
 def outputs_like(batch, energy=0.0, forces=0.0, stress=0.0):
@@ -46,9 +44,7 @@ def test_huber_is_smooth_at_its_width():
     (slopes,) = torch.autograd.grad(values.sum(), at)
     assert abs(values[0] - values[1]).item() < 1e-10
     assert slopes.tolist() == pytest.approx([delta, delta], rel=1e-6)
-    assert huber(torch.tensor(0.5, dtype=torch.float64), delta).item() == pytest.approx(
-        delta * (0.5 - delta / 2)
-    )
+    assert huber(torch.tensor(0.5, dtype=torch.float64), delta).item() == pytest.approx(delta * (0.5 - delta / 2))
 
 
 def test_force_widths_follow_the_norm_of_the_reference():

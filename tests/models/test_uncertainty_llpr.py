@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import build_graph, collate
@@ -19,8 +21,6 @@ from atomfoundry.models.uncertainty.llpr import (
     load_uncertainty,
     save_uncertainty,
 )
-
-from atomfoundry.errors import ModelError
 
 CUTOFF = 4.5
 
@@ -45,9 +45,7 @@ def crystals(n, seed, rattle=0.08):
 
 @pytest.fixture(scope="module")
 def model():
-    heads = [
-        HeadConfig(name=n, isolated_energies={"Ar": 0.0}, scale=s) for n, s in (("pt", 0.5), ("ft", 0.7))
-    ]
+    heads = [HeadConfig(name=n, isolated_energies={"Ar": 0.0}, scale=s) for n, s in (("pt", 0.5), ("ft", 0.7))]
     return Allegro(
         AllegroConfig(
             type_names=["Ar"],

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores, coverage
-from atomfoundry.models.uncertainty.posterior import FeatureHessian, ReadoutPosterior, calibrate
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores, coverage
+from atomfoundry.models.uncertainty.posterior import FeatureHessian, ReadoutPosterior, calibrate
 
 
 def features(n=60, d=7, seed=0):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase.data import atomic_numbers, covalent_radii
+
 from atomfoundry.models.zbl import ZBL
 
 PAIRS = [("H", "H"), ("Si", "O"), ("Au", "C")]
@@ -24,14 +25,7 @@ def by_hand(elements, r, *, a, factors, decays, coulomb):
     r_max = sum(covalent_radii[each] for each in z)
     t = r / r_max
     envelope = 1 - 28 * t**6 + 48 * t**7 - 21 * t**8 if t < 1 else 0.0
-    return (
-        coulomb
-        * z[0]
-        * z[1]
-        / r
-        * sum(c * np.exp(-d * x) for c, d in zip(factors, decays, strict=True))
-        * envelope
-    )
+    return coulomb * z[0] * z[1] / r * sum(c * np.exp(-d * x) for c, d in zip(factors, decays, strict=True)) * envelope
 
 
 @pytest.mark.parametrize("elements", PAIRS)

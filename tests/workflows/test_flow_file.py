@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from atomfoundry.workflows import FoundationFlowMaker
-from atomfoundry.workflows.flow_file import list_presets, load_flow_file, load_preset
 
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.workflows import FoundationFlowMaker
+from atomfoundry.workflows.flow_file import list_presets, load_flow_file, load_preset
 
 
 def write(folder: Path, text: str) -> Path:

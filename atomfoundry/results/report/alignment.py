@@ -27,9 +27,7 @@ def section(inputs: ReportInputs) -> Section:
     """Return the section about the alignments."""
     key, title = "alignment", "Energy alignment"
     if not inputs.alignments:
-        return Section(
-            key=key, title=title, absent="No alignment was made: all labels share one level of theory."
-        )
+        return Section(key=key, title=title, absent="No alignment was made: all labels share one level of theory.")
     blocks: list[Block] = []
     for doc in inputs.alignments:
         blocks += _alignment(doc, named=len(inputs.alignments) > 1)
@@ -200,9 +198,7 @@ def _element_bars(title: str, heights: dict[str, float], unit: str, caption: str
         title=title,
         caption=caption,
         data=[trace],
-        layout=style.layout(
-            style.axis("element", type="category"), style.axis(unit), bargap=0.5, showlegend=False
-        ),
+        layout=style.layout(style.axis("element", type="category"), style.axis(unit), bargap=0.5, showlegend=False),
         height=260,
     )
 

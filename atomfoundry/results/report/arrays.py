@@ -59,9 +59,7 @@ class Predictions:
         """
         for name in ("split", "head", "energy_ref", "energy_pred"):
             if name not in columns:
-                raise InputError(
-                    f"Predictions have no column '{name}'.", remedy=f"Columns found: {sorted(columns)}."
-                )
+                raise InputError(f"Predictions have no column '{name}'.", remedy=f"Columns found: {sorted(columns)}.")
         n = len(columns["split"])
 
         def ragged(name: str) -> list[np.ndarray]:
@@ -110,9 +108,7 @@ class Predictions:
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
         missing = sorted({"split", "head", "energy_ref", "energy_pred", "n_atoms", "baseline"} - set(columns))
         if missing:
-            raise InputError(
-                f"Predictions {path} have no columns {missing}.", remedy="Evaluate the model again."
-            )
+            raise InputError(f"Predictions {path} have no columns {missing}.", remedy="Evaluate the model again.")
         # A lone atom's energy is its baseline by construction: it would only prettify the plots.
         rows = [
             row
@@ -121,9 +117,7 @@ class Predictions:
             )
             if n > 1 or energy is None or base is None or abs(energy - base) > 1e-9
         ]
-        chosen = {
-            name: [columns[name][row] for row in rows] for name in cls.__dataclass_fields__ if name in columns
-        }
+        chosen = {name: [columns[name][row] for row in rows] for name in cls.__dataclass_fields__ if name in columns}
         for name in ("energy_ref", "energy_pred"):
             chosen[name] = [
                 None

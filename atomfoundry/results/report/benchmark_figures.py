@@ -20,9 +20,7 @@ BARS = ("C11", "C12", "C13", "C22", "C23", "C33", "C44", "C55", "C66", "K_VRH", 
 
 def _columns(records: list[dict], *names: str) -> list[np.ndarray]:
     """Return columns of the records that have a number in every one of them."""
-    rows = [
-        [r[name] for name in names] for r in records if all(isinstance(r.get(n), int | float) for n in names)
-    ]
+    rows = [[r[name] for name in names] for r in records if all(isinstance(r.get(n), int | float) for n in names)]
     data = np.array(rows, dtype=float).reshape(-1, len(names))
     return [data[:, i] for i in range(len(names))]
 
@@ -206,9 +204,7 @@ def _parity(doc: BenchmarkDoc) -> list[Figure | None]:
     return found
 
 
-def _curve(
-    name: str, x: np.ndarray, y: np.ndarray, colour: str, *, dash: str = "solid", width: float = 2.0
-) -> dict:
+def _curve(name: str, x: np.ndarray, y: np.ndarray, colour: str, *, dash: str = "solid", width: float = 2.0) -> dict:
     return {
         "type": "scatter",
         "mode": "lines",

@@ -137,9 +137,7 @@ def _losses(models: list[ModelDoc]) -> Figure:
         train = [(r.epoch, r.train_loss) for r in records if r.train_loss > 0]
         valid = [(r.epoch, r.valid_loss) for r in records if r.valid_loss is not None and r.valid_loss > 0]
         if train:
-            data.append(
-                _line(model, i, train, dash="dot", width=1.3, showlegend=not valid, suffix=", training")
-            )
+            data.append(_line(model, i, train, dash="dot", width=1.3, showlegend=not valid, suffix=", training"))
         if valid:
             data.append(_line(model, i, valid, suffix=", validation"))
     return Figure(
@@ -153,9 +151,7 @@ def _losses(models: list[ModelDoc]) -> Figure:
 
 def _epoch_layout(unit: str, data: list[dict]) -> dict:
     heights = [y for trace in data for y in trace["y"]]
-    return style.layout(
-        style.axis("epoch", rangemode="tozero"), style.log_axis(unit, heights), hovermode="x unified"
-    )
+    return style.layout(style.axis("epoch", rangemode="tozero"), style.log_axis(unit, heights), hovermode="x unified")
 
 
 def _line(

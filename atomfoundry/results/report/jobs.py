@@ -62,9 +62,7 @@ def _stage_and_counts(document: FoundryDocument) -> tuple[str, str]:
         case AlignmentDoc():
             return "alignment", f"scale {text.fixed(document.scale, 4)}"
         case ModelDoc():
-            stage = {"base": "training", "active_learning": "active learning"}.get(
-                document.kind, "fine-tuning"
-            )
+            stage = {"base": "training", "active_learning": "active learning"}.get(document.kind, "fine-tuning")
             return stage, text.count(document.n_epochs, "epoch")
         case ForgettingDoc():
             return "fine-tuning", text.count(len(document.records), "ratio")

@@ -35,9 +35,7 @@ def artifacts(inputs: ReportInputs) -> Section:
         numeric=frozenset({2}),
     )
     whole = text.size(sum({row.sha256: row.size for row in rows}.values()))
-    return Section(
-        key=key, title=title, lead=f"{text.count(len(rows), 'artifact')}, {whole}.", blocks=[table]
-    )
+    return Section(key=key, title=title, lead=f"{text.count(len(rows), 'artifact')}, {whole}.", blocks=[table])
 
 
 def provenance(inputs: ReportInputs) -> Section:

@@ -44,12 +44,7 @@ def headline(inputs: ReportInputs) -> dict[str, float | str | None]:
         if doc.benchmark == "nve_drift" and isinstance(drift, float):
             found.setdefault("nve_drift_mev_per_atom_per_ps", drift)
     for method in ("naive", "replay"):
-        ratios = [
-            r.ratio
-            for f in inputs.forgetting
-            for r in f.records
-            if (r.method, r.quantity) == (method, "forces")
-        ]
+        ratios = [r.ratio for f in inputs.forgetting for r in f.records if (r.method, r.quantity) == (method, "forces")]
         if ratios:
             found[f"forgetting_forces_{method}"] = min(ratios)
     elapsed = wall_clock(inputs)
@@ -104,9 +99,8 @@ def _lead(inputs: ReportInputs) -> str:
     if model is not None:
         words = f"{model_name(model)}: an {model.architecture} potential for {', '.join(model.elements)}"
         if inputs.label_sets:
-            words += (
-                f", from {text.number(sum(s.n_labelled for s in inputs.label_sets))} labels by "
-                + " and ".join(dict.fromkeys(s.level.label for s in inputs.label_sets))
+            words += f", from {text.number(sum(s.n_labelled for s in inputs.label_sets))} labels by " + " and ".join(
+                dict.fromkeys(s.level.label for s in inputs.label_sets)
             )
         words += ". "
     if inputs.targets:
@@ -169,9 +163,7 @@ def _physics_cards(found: dict[str, float | str | None]) -> list[Card]:
         cards.append(Card(label="Bulk modulus", value=text.number(modulus, 4), unit="GPa", note=note))
     drift = found.get("nve_drift_mev_per_atom_per_ps")
     if isinstance(drift, float):
-        cards.append(
-            Card(label="NVE drift", value=text.number(drift), unit="meV/atom/ps", note="energy conservation")
-        )
+        cards.append(Card(label="NVE drift", value=text.number(drift), unit="meV/atom/ps", note="energy conservation"))
     naive, replay = found.get("forgetting_forces_naive"), found.get("forgetting_forces_replay")
     if isinstance(replay, float):
         note = f"naive: {text.number(naive)}×" if isinstance(naive, float) else "force errors, earlier task"

@@ -84,9 +84,7 @@ def html(inputs: ReportInputs) -> str:
 
     sections = build_sections(inputs)
     numbered = {id(figure): f"figure-{i}" for i, figure in enumerate(_figures(sections), start=1)}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["spec"] = lambda figure: Markup(specification(figure))
     environment.filters["svg"] = lambda drawing: Markup(drawing.svg)
     environment.filters["number_of"] = lambda figure: numbered[id(figure)]

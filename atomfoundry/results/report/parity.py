@@ -38,12 +38,8 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity(
-        "energy", "Energy", 1.0, "eV/atom", 1000.0, "meV/atom", "frame", "Energies count from isolated atoms."
-    ),
-    Quantity(
-        "forces", "Forces", 1.0, f"eV/{text.ANGSTROM}", 1000.0, f"meV/{text.ANGSTROM}", "force component"
-    ),
+    Quantity("energy", "Energy", 1.0, "eV/atom", 1000.0, "meV/atom", "frame", "Energies count from isolated atoms."),
+    Quantity("forces", "Forces", 1.0, f"eV/{text.ANGSTROM}", 1000.0, f"meV/{text.ANGSTROM}", "force component"),
     Quantity("stress", "Stress", EV_PER_A3_IN_GPA, "GPa", EV_PER_A3_IN_GPA, "GPa", "stress component"),
 )
 
@@ -234,9 +230,7 @@ def parity_figure(
                     "symbol": style.SYMBOLS[i % len(style.SYMBOLS)],
                     "line": {"width": 0},
                 },
-                "hovertemplate": "label %{x:.5g}<br>model %{y:.5g}<extra>"
-                + style.plot_text(split)
-                + "</extra>",
+                "hovertemplate": "label %{x:.5g}<br>model %{y:.5g}<extra>" + style.plot_text(split) + "</extra>",
             }
         )
     mae, rmse, r2 = numbers
@@ -250,9 +244,7 @@ def parity_figure(
         caption += f" {quantity.note}"
     if thinned:
         total = sum(ref.size for ref, _ in pairs.values())
-        caption += (
-            f" Drawn: a random share of {text.number(total)}, the {WORST_KEPT} worst of each split always."
-        )
+        caption += f" Drawn: a random share of {text.number(total)}, the {WORST_KEPT} worst of each split always."
     return Figure(
         title=quantity.title,
         caption=caption,

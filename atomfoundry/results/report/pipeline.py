@@ -79,14 +79,10 @@ def graph(nodes: list[Node]) -> Drawing:
                 parts.append(_box(node, nodes, place.x - place.width / 2, y(place), colours[node.stage]))
     svg = (
         f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="Graph of the pipeline: {len(nodes)} boxes, {len(edges)} connections">'
-        + "".join(parts)
-        + "</svg>"
+        f'aria-label="Graph of the pipeline: {len(nodes)} boxes, {len(edges)} connections">' + "".join(parts) + "</svg>"
     )
     merged = sum(len(node.jobs) for node in nodes) - len(nodes)
-    caption = (
-        "Data walks from top to bottom; each box says what came out, how many jobs it took and their time"
-    )
+    caption = "Data walks from top to bottom; each box says what came out, how many jobs it took and their time"
     caption += " (like jobs share a box)." if merged else "."
     caption += " Connections that a longer way implies are not drawn; point at a box to see all its inputs."
     return Drawing(title="The jobs and what they read from each other", caption=caption, svg=svg)

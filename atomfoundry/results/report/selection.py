@@ -115,9 +115,7 @@ def _funnel(doc: SelectionDoc) -> Figure | None:
     if not doc.n_candidates and not doc.n_selected:
         return None
     rows = [("candidates", doc.n_candidates, style.SKY)]
-    rows += [
-        (f"rejected: {reason.replace('_', ' ')}", n, style.ORANGE) for reason, n in doc.n_rejected.items()
-    ]
+    rows += [(f"rejected: {reason.replace('_', ' ')}", n, style.ORANGE) for reason, n in doc.n_rejected.items()]
     rows.append(("selected", doc.n_selected, style.BLUE))
     return Figure(
         title=f"What was selected, round {doc.round}",

@@ -99,9 +99,7 @@ def timeline(nodes: list[Node], colours: dict[str, str]) -> Drawing | None:
     for i, node in enumerate(rows):
         y = i * ROW + 3
         name = node.name if len(node.name) <= 29 else node.name[:28] + "\N{HORIZONTAL ELLIPSIS}"
-        parts.append(
-            f'<text class="small row" x="{LABELS - 10:.0f}" y="{y + 12:.0f}">{html.escape(name)}</text>'
-        )
+        parts.append(f'<text class="small row" x="{LABELS - 10:.0f}" y="{y + 12:.0f}">{html.escape(name)}</text>')
         for bar in bars:
             if bar.node is node:
                 x, end = clock(bar.start), clock(bar.end)
@@ -122,10 +120,7 @@ def timeline(nodes: list[Node], colours: dict[str, str]) -> Drawing | None:
     axis = f'<text class="tick" {place}>time since the first job began</text>'
     svg = (
         f'<svg class="gantt" viewBox="0 0 {WIDTH:.0f} {bottom + 34:.0f}" role="img" '
-        f'aria-label="Timeline of {len(rows)} rows over {text.duration(whole)}">'
-        + "".join(parts)
-        + axis
-        + "</svg>"
+        f'aria-label="Timeline of {len(rows)} rows over {text.duration(whole)}">' + "".join(parts) + axis + "</svg>"
     )
     caption = (
         f"From the start of the first job to the end of the last one: {text.duration(whole)}; bars in one "

@@ -25,9 +25,7 @@ def section(inputs: ReportInputs) -> Section:
     for selection in inputs.selections:
         blocks += selection_blocks(selection)
     if not blocks:
-        return Section(
-            key=key, title=title, absent="No uncertainty was computed and no structure was selected."
-        )
+        return Section(key=key, title=title, absent="No uncertainty was computed and no structure was selected.")
     lead = (
         "The model says how sure it is (last-layer prediction rigidities, LLPR). Molecular dynamics runs "
         "until it becomes unsure; frames between the two thresholds are labelled next."
@@ -185,8 +183,6 @@ def _cumulative(doc: UncertaintyDoc) -> Figure | None:
         title="Errors in units of the uncertainty",
         caption="A curve above the dashed one means the model is too careful, below it too sure of itself.",
         data=data,
-        layout=style.layout(
-            style.axis("|error| / σ", range=[0, 4]), style.axis("share below (%)", range=[0, 101])
-        ),
+        layout=style.layout(style.axis("|error| / σ", range=[0, 4]), style.axis("share below (%)", range=[0, 101])),
         height=350,
     )

@@ -342,9 +342,7 @@ def test_cross_validation_says_when_formulas_are_few() -> None:
     for atoms in base:
         atomization = -2.6 * len(atoms) + 0.1 * rng.normal()
         source.append(attach_labels(atoms, offset(atoms, E0_SOURCE) + atomization))
-        bridge.append(
-            attach_labels(atoms, offset(atoms, E0_BRIDGE) + 0.98 * atomization + 0.01 * rng.normal())
-        )
+        bridge.append(attach_labels(atoms, offset(atoms, E0_BRIDGE) + 0.98 * atomization + 0.01 * rng.normal()))
     alignment = fit(
         source,
         mode="bridge",

@@ -69,9 +69,7 @@ def test_ani_basis_sets() -> None:
     }
     with pytest.raises(AlignmentError, match="fewer than 10"):
         fit_alignment(source, target=target, mode="overlap", source_isolated_energies={}, **levels)
-    alignment = fit_alignment(
-        source, target=target, mode="overlap", source_isolated_energies={}, force=True, **levels
-    )
+    alignment = fit_alignment(source, target=target, mode="overlap", source_isolated_energies={}, force=True, **levels)
     assert alignment.report.estimated == ["C", "H", "N", "O"]
     assert alignment.report.overridden
     metrics = alignment.report.metrics

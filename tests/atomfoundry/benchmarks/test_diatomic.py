@@ -123,9 +123,7 @@ def test_box_and_free_dimers_agree():
 
 def test_pair_from_the_structure_and_failures(calculators):
     atoms = Atoms("SiH", positions=[[0, 0, 0], [0, 0, 1.5]])
-    broken = calculators.crashing(
-        calculators.pair_curve(morse, morse_slope), when=lambda call, _: call in (2, 7)
-    )
+    broken = calculators.crashing(calculators.pair_curve(morse, morse_slope), when=lambda call, _: call in (2, 7))
     doc = Diatomic(distances=(1.5, 1.8, 2.1, 2.3, 2.6, 3.2, 4.0)).run(broken, atoms)
     assert doc.system == "SiH"
     assert (doc.n_items, doc.n_failed) == (7, 2)

@@ -144,9 +144,7 @@ def test_a_frame_with_moved_ions_is_not_taken_for_the_clamped_one(silicon):
 
 def test_failures_count(calculators, lj_fcc):
     one = calculators.crashing(calculators.lattice_sum(), when=lambda call, _: call == 2)
-    doc = Elasticity(ions="clamped", normal_strains=(-0.001, 0.001), shear_strains=(-0.001, 0.001)).run(
-        one, lj_fcc
-    )
+    doc = Elasticity(ions="clamped", normal_strains=(-0.001, 0.001), shear_strains=(-0.001, 0.001)).run(one, lj_fcc)
     assert (doc.n_items, doc.n_failed) == (13, 1)
     assert doc.summary["C11"] / GPA == pytest.approx(105.19, rel=0.02)
     assert doc.records[1]["status"] == "failed" and doc.records[1]["reason"] == "crashed"

@@ -56,8 +56,7 @@ def test_lattice_parameter_is_the_conventional_one(calculators, lj_fcc):
         assert doc.summary["a"] == pytest.approx(1.541737, rel=5e-4)
     hcp = bulk("Mg", "hcp", a=3.2, c=5.2)
     labelled = [
-        single_point(frame, LennardJones(sigma=2.85, epsilon=0.1))
-        for frame in EquationOfState().structures(hcp)
+        single_point(frame, LennardJones(sigma=2.85, epsilon=0.1)) for frame in EquationOfState().structures(hcp)
     ]
     assert EquationOfState().evaluate(labelled, hcp).summary["a"] is None
 
@@ -148,9 +147,7 @@ def test_comparison(calculators, lj_fcc):
     other = benchmark.run(LennardJones(rc=2.5, smooth=False), lj_fcc)
     judged = compare(other, reference)
     assert judged.summary["V0_error"] == pytest.approx(other.summary["V0"] - reference.summary["V0"])
-    assert judged.summary["B0_relative_error"] == pytest.approx(
-        other.summary["B0"] / reference.summary["B0"] - 1
-    )
+    assert judged.summary["B0_relative_error"] == pytest.approx(other.summary["B0"] / reference.summary["B0"] - 1)
     assert judged.summary["delta"] > 0
     assert "B0_error" not in other.summary
 

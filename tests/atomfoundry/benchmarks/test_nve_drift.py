@@ -121,9 +121,7 @@ def test_crash_at_once(calculators, spring, dimer):
     ],
 )
 def test_breakdowns_are_recognised(calculators, dimer, energy, slope, reason):
-    doc = NVEDrift(duration=500, equilibration=0, check_interval=1).run(
-        calculators.pair_curve(energy, slope), dimer
-    )
+    doc = NVEDrift(duration=500, equilibration=0, check_interval=1).run(calculators.pair_curve(energy, slope), dimer)
     assert doc.summary["failure"] in reason
     assert doc.n_failed == 1
     json.dumps(doc.model_dump(mode="json"), allow_nan=False)

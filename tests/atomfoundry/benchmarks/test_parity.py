@@ -76,9 +76,7 @@ def test_cumulative_errors():
 def test_scatter_is_a_seeded_sample():
     frames = copper()
     few = [Parity(max_points=10, seed=seed).evaluate(frames, frames) for seed in (0, 0, 1)]
-    scatters = [
-        next(r for r in doc.records if r["kind"] == "scatter" and r["quantity"] == "forces") for doc in few
-    ]
+    scatters = [next(r for r in doc.records if r["kind"] == "scatter" and r["quantity"] == "forces") for doc in few]
     assert len(scatters[0]["reference"]) == len(scatters[0]["predicted"]) == 10
     assert scatters[0] == scatters[1] != scatters[2]
     assert few[0].summary["forces_n"] == 72

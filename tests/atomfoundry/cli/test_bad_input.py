@@ -100,9 +100,7 @@ def test_project_of_a_newer_schema(
     assert [path.name for path in folder.iterdir()] == ["project.json"]
 
 
-def test_foreign_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "cat.jpg").write_text("")
@@ -112,9 +110,7 @@ def test_foreign_folder(
     assert [path.name for path in folder.iterdir()] == ["cat.jpg"]
 
 
-def test_wrong_setting(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "settings.yaml").write_text("wrkers: 2\n")
     monkeypatch.setenv("ATOMFOUNDRY_SETTINGS_FILE", str(tmp_path / "settings.yaml"))
     settings.cache_clear()

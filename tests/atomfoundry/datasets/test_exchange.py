@@ -27,9 +27,7 @@ def frames() -> list[Atoms]:
     ]
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, {"energy_key": "REF_energy", "forces_key": "REF_forces", "stress_key": "S"}]
-)
+@pytest.mark.parametrize("keys", [{}, {"energy_key": "REF_energy", "forces_key": "REF_forces", "stress_key": "S"}])
 def test_round_trip(tmp_path: Path, keys: dict[str, str]) -> None:
     path = tmp_path / "frames.extxyz"
     assert write_extxyz(path, frames(), **keys) == 4

@@ -51,9 +51,7 @@ def test_merge_keeps_frames_splits_and_energies(tmp_path: Path) -> None:
 
 
 def test_mixed_levels(tmp_path: Path) -> None:
-    crystals = Dataset.create(
-        tmp_path / "c", frames_of(bulk("Si"), 2), level=PBE, isolated_energies={"Si": -1.0}
-    )
+    crystals = Dataset.create(tmp_path / "c", frames_of(bulk("Si"), 2), level=PBE, isolated_energies={"Si": -1.0})
     molecules = Dataset.create(
         tmp_path / "m", frames_of(molecule("SiH4"), 2), level=HYBRID, isolated_energies={"Si": -7.0}
     )
@@ -79,11 +77,7 @@ def test_mixed_levels(tmp_path: Path) -> None:
 
 
 def test_contradicting_isolated_energies(tmp_path: Path) -> None:
-    one = Dataset.create(
-        tmp_path / "one", frames_of(bulk("Si"), 1), level=PBE, isolated_energies={"Si": -1.0}
-    )
-    two = Dataset.create(
-        tmp_path / "two", frames_of(bulk("Si"), 1, 0.3), level=PBE, isolated_energies={"Si": -1.1}
-    )
+    one = Dataset.create(tmp_path / "one", frames_of(bulk("Si"), 1), level=PBE, isolated_energies={"Si": -1.0})
+    two = Dataset.create(tmp_path / "two", frames_of(bulk("Si"), 1, 0.3), level=PBE, isolated_energies={"Si": -1.1})
     with pytest.raises(DatasetError, match="Isolated Si"):
         merge_datasets(tmp_path / "x", [one, two])

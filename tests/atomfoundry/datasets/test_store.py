@@ -41,13 +41,9 @@ def make_frames(n: int, seed: int = 0) -> list[Atoms]:
 
 def test_round_trip_is_lossless(tmp_path: Path) -> None:
     frames = make_frames(7)
-    frames[2].info.update(
-        charge=-1, spin_multiplicity=2, deformation={"strain": [0.1, 0.0]}, energy_raw=np.pi
-    )
+    frames[2].info.update(charge=-1, spin_multiplicity=2, deformation={"strain": [0.1, 0.0]}, energy_raw=np.pi)
     frames.append(bulk("Ge"))
-    dataset = Dataset.create(
-        tmp_path / "set", frames, name="mine", level=PBE, isolated_energies={"Si": -1.25}
-    )
+    dataset = Dataset.create(tmp_path / "set", frames, name="mine", level=PBE, isolated_energies={"Si": -1.25})
     assert len(dataset) == 8
     for before, after in zip(frames, dataset, strict=True):
         assert (before.numbers == after.numbers).all()
@@ -116,9 +112,7 @@ def test_no_frames_is_a_dataset(tmp_path: Path) -> None:
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
     first = Dataset.create(tmp_path / "a", make_frames(20), name="x", shard_size=8)
     second = Dataset.create(tmp_path / "b", make_frames(20), name="x", shard_size=8)
-    assert [shard.sha256 for shard in first.metadata.shards] == [
-        shard.sha256 for shard in second.metadata.shards
-    ]
+    assert [shard.sha256 for shard in first.metadata.shards] == [shard.sha256 for shard in second.metadata.shards]
     assert (tmp_path / "a/dataset.json").read_bytes() == (tmp_path / "b/dataset.json").read_bytes()
     third = Dataset.create(tmp_path / "c", make_frames(20, seed=1), name="x", shard_size=8)
     assert first.metadata.shards[0].sha256 != third.metadata.shards[0].sha256

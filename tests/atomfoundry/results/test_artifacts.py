@@ -26,9 +26,7 @@ def test_file(tmp_path):
     store = ArtifactStore(tmp_path / "store")
     artifact = store.put(source)
     sha = hashlib.sha256(b"<html>").hexdigest()
-    assert artifact == Artifact(
-        uri=f"{sha[:2]}/{sha}/report.html", sha256=sha, size=6, media_type="text/html"
-    )
+    assert artifact == Artifact(uri=f"{sha[:2]}/{sha}/report.html", sha256=sha, size=6, media_type="text/html")
     assert store.fetch(artifact).read_text() == "<html>"
     assert store.put(source) == artifact
     assert len([p for p in (tmp_path / "store").rglob("*") if p.is_file()]) == 1

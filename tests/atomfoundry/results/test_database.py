@@ -137,9 +137,7 @@ def test_lineage_through_dynamic_branches(jobs, project):
     assert len(graph.nodes) == result.total - 2
     assert not any(node.missing for node in graph.nodes.values())
     down = descendants(db, result.uuid_of(first))
-    assert set(down.nodes) == {(d["uuid"], d["index"]) for d in db.store.query()} - {
-        (result.uuid_of(side), 1)
-    }
+    assert set(down.nodes) == {(d["uuid"], d["index"]) for d in db.store.query()} - {(result.uuid_of(side), 1)}
     replaced = db.document(result.uuid_of(fan))
     assert replaced.index == 2
     assert isinstance(replaced.document, BenchmarkDoc)

@@ -153,9 +153,7 @@ def test_update_is_all_or_nothing_and_says_what_is_wrong(stores):
     with pytest.raises(StoreError, match="key field 'index'"):
         ours.update([{"uuid": "x", "index": 1}, {"uuid": "y"}], key=["uuid", "index"])
     with pytest.raises(StoreError, match="same uuid, index"):
-        ours.update(
-            [{"uuid": "z", "index": 1, "name": "q"}, {"uuid": "u1", "index": 1, "name": "w"}], key="name"
-        )
+        ours.update([{"uuid": "z", "index": 1, "name": "q"}, {"uuid": "u1", "index": 1, "name": "w"}], key="name")
     assert ours.count() == before
 
 

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atomfoundry.makers.job import foundry_job
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response, job
 
 from atomfoundry.documents import BenchmarkDoc
+from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import checkpoint_directory, current_labels, report_progress
 
 NONE = JobConfig(on_missing_references=OnMissing.NONE)

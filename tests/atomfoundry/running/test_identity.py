@@ -58,9 +58,7 @@ def test_references_follow_the_new_uuids(jobs):
 
 def test_rename_finds_uuids_in_keys_and_inside_texts():
     old, new = "3c1018ca-3890-4a7e-83b8-c3c452a8f1de", "x"
-    assert rename({old: [f"/scratch/{old}/out", old, 5, None]}, {old: new}) == {
-        "x": ["/scratch/x/out", "x", 5, None]
-    }
+    assert rename({old: [f"/scratch/{old}/out", old, 5, None]}, {old: new}) == {"x": ["/scratch/x/out", "x", 5, None]}
 
 
 def test_children_keep_the_parents_uuid_and_get_lasting_ones_otherwise(jobs):

@@ -300,9 +300,7 @@ def test_workers_that_cannot_start_are_reported(jobs, project, monkeypatch):
 def test_status_while_running_and_messages(jobs, project):
     flow = Flow([jobs.talk(1.0), jobs.fail()], name="talking")
     flow.jobs[0].update_metadata({"stage": "Conversation"})
-    thread = threading.Thread(
-        target=run, args=(flow,), kwargs={"project": project, "workers": 1, "progress": False}
-    )
+    thread = threading.Thread(target=run, args=(flow,), kwargs={"project": project, "workers": 1, "progress": False})
     thread.start()
     end = time.monotonic() + 20
     seen = None
@@ -343,9 +341,7 @@ def test_live_picture(jobs, project):
     result = here(Flow([jobs.add(1), jobs.fail()]), project)
     console = Console(width=100, record=True, file=io.StringIO())
     running = [RunningJob("u", 1, "train", "train", 0.0, "epoch 3, loss 0.1", 0.25)] * 10
-    console.print(
-        render("Foundation", stages(Queue(project.queue_path), result.run_id), running, elapsed=61, now=5.0)
-    )
+    console.print(render("Foundation", stages(Queue(project.queue_path), result.run_id), running, elapsed=61, now=5.0))
     text = console.export_text()
     assert "Foundation   1 of 2 jobs   1:01" in text
     assert "1 failed" in text

@@ -85,9 +85,7 @@ def test_deformation_gives_the_stress_of_its_calculator() -> None:
             strain = np.zeros((3, 3))
             strain[i, j] += sign * step / 2
             strain[j, i] += sign * step / 2
-            moved = deform(
-                deform(atoms, np.diag([1.01, 0.99, 1.0]) + 0.01 * np.eye(3, k=1)), np.eye(3) + strain
-            )
+            moved = deform(deform(atoms, np.diag([1.01, 0.99, 1.0]) + 0.01 * np.eye(3, k=1)), np.eye(3) + strain)
             moved.calc = LennardJones(sigma=3.4, epsilon=0.01, rc=9.0, smooth=True)
             energies.append(moved.get_potential_energy())
         moved = deform(atoms, np.diag([1.01, 0.99, 1.0]) + 0.01 * np.eye(3, k=1))
@@ -173,9 +171,7 @@ def test_strain_and_rattle_share_groups() -> None:
     record = frames[1].info["deformation"]
     assert record == {"kind": "hydrostatic", "strain": -0.05, "rattle": 0.05, "seed": 4, "copy": 0}
     parts = split(groups, seed=0)
-    assert all(
-        len({groups[i] for i in part} & {groups[j] for j in parts["test"]}) == 0 for part in [parts["train"]]
-    )
+    assert all(len({groups[i] for i in part} & {groups[j] for j in parts["test"]}) == 0 for part in [parts["train"]])
     assert len(strain_and_rattle(silicon(), **options, keep_unrattled=False)) == 12
 
 

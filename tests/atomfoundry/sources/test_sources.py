@@ -75,9 +75,7 @@ def test_other_presets() -> None:
         load_preset("gold")
 
 
-@pytest.mark.parametrize(
-    "name", ["a.cif", "POSCAR", "CONTCAR.gz", "b.vasp", "c.extxyz", "d.xyz", "e.traj", "f.json"]
-)
+@pytest.mark.parametrize("name", ["a.cif", "POSCAR", "CONTCAR.gz", "b.vasp", "c.extxyz", "d.xyz", "e.traj", "f.json"])
 def test_formats(tmp_path: Path, name: str) -> None:
     crystal = bulk("NaCl", "rocksalt", a=5.64)
     kind = {"POSCAR": "vasp", "CONTCAR.gz": "vasp", "b.vasp": "vasp", "c.extxyz": "extxyz", "d.xyz": "extxyz"}

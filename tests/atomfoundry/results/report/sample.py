@@ -738,8 +738,7 @@ def full_inputs() -> ReportInputs:
         alignments=alignments(),
         models=listed,
         predictions={
-            model.model.sha256: predictions([h.name for h in model.heads], 1.0 + i, i)
-            for i, model in enumerate(listed)
+            model.model.sha256: predictions([h.name for h in model.heads], 1.0 + i, i) for i, model in enumerate(listed)
         },
         forgetting=[forgetting()],
         uncertainties=[uncertainty()],

@@ -174,9 +174,7 @@ def test_every_figure_is_valid_plotly_with_units_and_words(sample) -> None:
 
 
 def test_specifications_are_strict_json(full_page: str) -> None:
-    found = re.findall(
-        r'<script type="application/json" data-for="[^"]+">(.*?)</script>', full_page, re.DOTALL
-    )
+    found = re.findall(r'<script type="application/json" data-for="[^"]+">(.*?)</script>', full_page, re.DOTALL)
     assert len(found) > 40
     for content in found:
         assert "<" not in content

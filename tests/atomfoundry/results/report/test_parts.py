@@ -77,10 +77,7 @@ def chain(*names: str) -> list[JobRow]:
 def test_like_jobs_share_a_node() -> None:
     jobs = [
         JobRow(uuid="s", name="structures"),
-        *(
-            JobRow(uuid=f"l{i}", name=f"label {i}/3", parents=["s"], n_labels=5, wall_time_s=2.0)
-            for i in (1, 2, 3)
-        ),
+        *(JobRow(uuid=f"l{i}", name=f"label {i}/3", parents=["s"], n_labels=5, wall_time_s=2.0) for i in (1, 2, 3)),
         JobRow(uuid="h", name="harvest", parents=["l1", "l2", "l3", "s"]),
         JobRow(uuid="l4", name="label 4", parents=["h"], n_failed=1, state="failed"),
     ]
@@ -112,9 +109,7 @@ def test_boxes_never_overlap_and_stay_inside() -> None:
         jobs = []
         for i in range(n):
             parents = rng.choice(i, size=min(i, int(rng.integers(0, 4))), replace=False) if i else []
-            jobs.append(
-                JobRow(uuid=str(i), name=f"job {chr(65 + i % 26)}{i}x", parents=[str(p) for p in parents])
-            )
+            jobs.append(JobRow(uuid=str(i), name=f"job {chr(65 + i % 26)}{i}x", parents=[str(p) for p in parents]))
         nodes = group_jobs(jobs)
         layers = split_wide_layers({node.index: node.depth for node in nodes}, 5)
         edges = reduced_edges(nodes)
@@ -233,9 +228,7 @@ def test_bad_predictions_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="energy_pred"):
         Predictions.from_arrays({"split": ["a"], "head": ["b"], "energy_ref": [1.0]})
     with pytest.raises(InputError, match="length"):
-        Predictions.from_arrays(
-            {"split": ["a"], "head": ["b"], "energy_ref": [1.0, 2.0], "energy_pred": [1.0]}
-        )
+        Predictions.from_arrays({"split": ["a"], "head": ["b"], "energy_ref": [1.0, 2.0], "energy_pred": [1.0]})
 
 
 def test_jobs_from_documents(sample) -> None:
