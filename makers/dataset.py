@@ -111,7 +111,7 @@ class DatasetMaker(Maker):
                 frames.extend(open_dataset(alignment.dataset).frames())
 
         kept, rejections = curate(frames, CurationSettings(max_force=self.max_force))
-        if not kept:
+        if not kept and previous is None:
             raise DatasetError(
                 f"None of the {len(frames)} labelled frames of '{self.name}' passed the checks "
                 f"({dict(Counter(r.reason for r in rejections))}), and {len(lost)} labels failed.",

@@ -64,7 +64,7 @@ def test_repository_names_no_machine() -> None:
     if not listed:
         pytest.skip("not a git checkout")
     paths = re.compile(r"(^|[^A-Za-z_}])/(work|root|tmp/w)/")
-    hosts = re.compile("pythonhosted|pypi" + r"\.org")
+    hosts = re.compile("python" + "hosted|pypi" + r"\.org")
     for name in listed:
         path = ROOT / name
         if path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
     from atomfoundry.errors import AtomfoundryError
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 160)
+"""Wide where nobody's window sets a width, so that tables in pipes and files are not folded."""
 errors = Console(stderr=True)
 
 
