@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
+from atomfoundry.makers.job import foundry_job
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
+from pydantic import Field
 
 from atomfoundry.datasets import Dataset, attach_labels, frame_id
 from atomfoundry.documents import (
@@ -27,7 +29,6 @@ from atomfoundry.documents import (
 )
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import LabelError
-from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LabelBatchDoc(FoundryDocument):
     n_reused: int = 0
     n_failed: int = 0
     compute_time_s: float = 0.0
-    failed: list[str] = []
+    failed: list[str] = Field(default_factory=list)
 
 
 def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:
@@ -118,7 +119,9 @@ def label_frames(
             batch.n_computed += label.status == "ok" and mine
             batch.compute_time_s += label.wall_time_s if mine else 0.0
         else:
-            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
+            label = _computed(
+                atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid
+            )
             labels.put(label)
             batch.n_computed += label.status == "ok"
             batch.compute_time_s += label.wall_time_s
@@ -201,7 +204,8 @@ class LabelBatchMaker(AseRelaxMaker):
             With the labels in the trajectory's only frame.
         """
         atoms = mol_or_struct.copy()
-        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means nothing.
+        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means
+        # nothing.
         atoms.cell = atoms.cell.complete()
         calculator = get_engine(self.engine, **self.engine_settings).calculator(atoms)
         relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)

@@ -27,7 +27,6 @@ class EngineCalculator(Calculator):
         super().__init__()
         self.implemented_properties = ["energy", "free_energy", "forces"] + ["stress"] * stress
         self.engine = engine
-        self.name = engine.name
         self._folder = directory
 
     def calculate(
