@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
@@ -218,8 +219,8 @@ class LabelBatchMaker(AseRelaxMaker):
         stress = properties.get("stress")
         return {
             "energy": float(properties["energy"]),
-            "forces": properties["forces"].tolist(),
-            "stress": None if stress is None else stress.tolist(),
+            "forces": np.asarray(properties["forces"]).tolist(),
+            "stress": None if stress is None else np.asarray(stress).tolist(),
         }
 
     @foundry_job(output_schema=LabelBatchDoc)
@@ -277,7 +278,8 @@ class LabelMaker(Maker):
     engine_settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
 
-    @foundry_job(output_schema=LabelSetDoc)
+    # No output schema: jobflow would ask it of the job that passes on the reference to the collected set.
+    @foundry_job
     def make(self, structures: StructureSetDoc) -> Response:
         """Split the structures into batches and collect their labels.
 
@@ -312,7 +314,6 @@ class LabelMaker(Maker):
             engine=self.engine,
             engine_settings=self.engine_settings,
             name=self.name,
-            n_pending=sum(len(indices) for indices in groups),
         )
         collect.name = f"{self.name} collect"
         for job in batches:
@@ -359,7 +360,6 @@ def collect_labels(
     engine: str,
     engine_settings: dict[str, Any],
     name: str,
-    n_pending: int,
 ) -> LabelSetDoc:
     """Join structures and labels into a dataset; whatever has no label is listed with its reason.
 
@@ -373,8 +373,6 @@ def collect_labels(
         The engine and its settings.
     name
         Name of the label set.
-    n_pending
-        Distinct frames that were given to the batches.
 
     Returns
     -------
