@@ -15,6 +15,7 @@ import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
+from atomfoundry.makers.job import foundry_job
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
 from pydantic import Field
 
@@ -29,7 +30,6 @@ from atomfoundry.documents import (
 )
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import LabelError
-from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def label_frames(
             batch.n_computed += label.status == "ok" and mine
             batch.compute_time_s += label.wall_time_s if mine else 0.0
         else:
-            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
+            label = _computed(
+                atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid
+            )
             labels.put(label)
             batch.n_computed += label.status == "ok"
             batch.compute_time_s += label.wall_time_s
@@ -203,7 +205,8 @@ class LabelBatchMaker(AseRelaxMaker):
             With the labels in the trajectory's only frame.
         """
         atoms = mol_or_struct.copy()
-        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means nothing.
+        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means
+        # nothing.
         atoms.cell = atoms.cell.complete()
         calculator = get_engine(self.engine, **self.engine_settings).calculator(atoms)
         relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)
@@ -216,8 +219,8 @@ class LabelBatchMaker(AseRelaxMaker):
         stress = properties.get("stress")
         return {
             "energy": float(properties["energy"]),
-            "forces": np.asarray(properties["forces"], dtype=float).tolist(),
-            "stress": None if stress is None else np.asarray(stress, dtype=float).tolist(),
+            "forces": np.asarray(properties["forces"]).tolist(),
+            "stress": None if stress is None else np.asarray(stress).tolist(),
         }
 
     @foundry_job(output_schema=LabelBatchDoc)
@@ -275,7 +278,8 @@ class LabelMaker(Maker):
     engine_settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
 
-    @foundry_job(output_schema=LabelSetDoc)
+    # No output schema: jobflow would ask it of the job that passes on the reference to the collected set.
+    @foundry_job
     def make(self, structures: StructureSetDoc) -> Response:
         """Split the structures into batches and collect their labels.
 
@@ -300,7 +304,9 @@ class LabelMaker(Maker):
         if groups:
             engine.check_elements(structures.elements)
             engine.check_available()
-        shell = LabelBatchMaker(name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings)
+        shell = LabelBatchMaker(
+            name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings
+        )
         batches = [shell.make(structures.structures, indices) for indices in groups]
         collect = collect_labels(
             structures,
@@ -308,7 +314,6 @@ class LabelMaker(Maker):
             engine=self.engine,
             engine_settings=self.engine_settings,
             name=self.name,
-            n_pending=sum(len(indices) for indices in groups),
         )
         collect.name = f"{self.name} collect"
         for job in batches:
@@ -317,7 +322,9 @@ class LabelMaker(Maker):
         return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
 
 
-def pending_batches(dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int) -> list[list[int]]:
+def pending_batches(
+    dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int
+) -> list[list[int]]:
     """Group the frames that have no final label, the large ones first so that no long batch starts last.
 
     Parameters
@@ -353,7 +360,6 @@ def collect_labels(
     engine: str,
     engine_settings: dict[str, Any],
     name: str,
-    n_pending: int,
 ) -> LabelSetDoc:
     """Join structures and labels into a dataset; whatever has no label is listed with its reason.
 
@@ -367,8 +373,6 @@ def collect_labels(
         The engine and its settings.
     name
         Name of the label set.
-    n_pending
-        Distinct frames that were given to the batches.
 
     Returns
     -------

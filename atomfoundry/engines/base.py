@@ -161,7 +161,8 @@ class Engine(ABC):
         Raises
         ------
         LabelError
-            With its reason: ``"unconverged"``, ``"crashed"``, ``"timeout"``, ``"unsupported"``, ``"no_forces"``,
+            With its reason: ``"unconverged"``, ``"crashed"``, ``"timeout"``, ``"unsupported"``,
+            ``"no_forces"``,
             ``"nan"``.
         InputError
             If no structure could be computed, e.g. because the code is not installed.
@@ -173,7 +174,8 @@ class Engine(ABC):
             except (LabelError, InputError):
                 raise
             except Exception as error:
-                # A code's failure has as many exception types as there are codes; it must cost one label only.
+                # A code's failure has as many exception types as there are codes; it must cost one label
+                # only.
                 raise LabelError(
                     f"{atoms.get_chemical_formula()}: {type(error).__name__}: {error}", reason="crashed"
                 ) from error
@@ -271,6 +273,7 @@ def build_engine(kind: type[Engine], settings: dict[str, Any]) -> Engine:
     ]
     if missing:
         raise ConfigurationError(
-            f"Engine '{kind.name}' needs the setting '{missing[0]}'.", remedy="Add it to the engine's settings."
+            f"Engine '{kind.name}' needs the setting '{missing[0]}'.",
+            remedy="Add it to the engine's settings.",
         )
     return kind(**settings)

@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ase import Atoms
 
+
 def boxed(atoms: Atoms, *, vacuum: float) -> Atoms:
     """Return a copy that is periodic in all directions, with vacuum where it was not.
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class EspressoEngine(Engine):
     """Plane-wave PBE with Gaussian smearing; labels are free energies, which the forces are derivatives of.
 
-    Molecules and atoms sit in a box with vacuum, at Gamma, without stress; isolated atoms are spin-polarised in
-    their ground state, so that their energies are those the atomization energies need.
+    Molecules and atoms sit in a box with vacuum, at Gamma, without stress; isolated atoms are
+    spin-polarised in their ground state, so that their energies are those the atomization energies need.
 
     Parameters
     ----------
@@ -36,13 +36,15 @@ class EspressoEngine(Engine):
     kpoint_spacing
         Largest distance of neighbouring k-points, 1/A with the factor 2 pi.
     kpoint_shift
-        Move the grid by half a step off Gamma along every direction with more than one point (Monkhorst and Pack):
-        for cubic semiconductors as good as a Gamma-centred grid of several times as many points. Leave it off for
-        hexagonal lattices, whose symmetry it breaks.
+        Move the grid by half a step off Gamma along every direction with more than one point (Monkhorst and
+        Pack): for cubic semiconductors as good as a Gamma-centred grid of several times as many points.
+        Leave it off for hexagonal lattices, whose symmetry it breaks.
     smearing
         Gaussian width, eV.
     vacuum
         Empty space on each side where a structure is not periodic, A.
+    empty_bands
+        Empty bands of a crystal at which cost and safety balance; None: pw.x's own choice, at least four.
     scf_tolerance
         Estimated energy error at which the cycle ends, eV/atom.
     max_steps
@@ -55,6 +57,8 @@ class EspressoEngine(Engine):
         ``"PATH"`` or ``"pip"`` takes that pw.x only; None takes the best there is.
     keep_files
         Keep the wave functions' folder.
+    input_data
+        Further input of pw.x, ``{"system": {"nbnd": 8}}``; not part of the level of theory.
     """
 
     name: ClassVar[str] = "espresso"
@@ -65,6 +69,7 @@ class EspressoEngine(Engine):
     kpoint_shift: bool = False
     smearing: float = 0.05
     vacuum: float = 5.0
+    empty_bands: int | None = None
     scf_tolerance: float = 1e-7
     max_steps: int = 100
     mixing_beta: float = 0.7
@@ -76,9 +81,13 @@ class EspressoEngine(Engine):
     def __post_init__(self) -> None:
         for key in ("ecutwfc", "kpoint_spacing", "smearing", "vacuum", "scf_tolerance", "timeout"):
             if not getattr(self, key) > 0:
-                raise ConfigurationError(f"espresso: {key} is {getattr(self, key)}.", remedy="It must be positive.")
+                raise ConfigurationError(
+                    f"espresso: {key} is {getattr(self, key)}.", remedy="It must be positive."
+                )
         if self.program not in (None, "PATH", "pip"):
-            raise ConfigurationError(f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'.")
+            raise ConfigurationError(
+                f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'."
+            )
 
     @property
     def level(self) -> LevelOfTheory:
@@ -141,7 +150,9 @@ class EspressoEngine(Engine):
 
         grid = kpoint_grid(atoms, spacing=self.kpoint_spacing)
         files = upf_files(atoms.get_chemical_symbols())
-        system = electron_settings(atoms, files, smearing_ry=self.smearing / RYDBERG)
+        system = electron_settings(
+            atoms, files, smearing_ry=self.smearing / RYDBERG, empty_bands=self.empty_bands
+        )
         periodic = bool(atoms.pbc.all())
         structure = boxed(atoms, vacuum=self.vacuum)
         if "nspin" in system:
@@ -164,7 +175,9 @@ class EspressoEngine(Engine):
             stress = structure.get_stress() if periodic else None
         except subprocess.TimeoutExpired as error:
             raise LabelError(
-                f"{formula}: pw.x ran longer than {self.timeout:g} s.", reason="timeout", remedy="Raise 'timeout'."
+                f"{formula}: pw.x ran longer than {self.timeout:g} s.",
+                reason="timeout",
+                remedy="Raise 'timeout'.",
             ) from error
         except Exception as error:
             # ASE raises whatever its parser trips over; what pw.x wrote tells why.
@@ -203,7 +216,7 @@ class EspressoEngine(Engine):
 
 
 def _entropy_term(output: str) -> float:
-    """Return -TS, eV. An atom's open shell is smeared for symmetry only, and it has no forces to be consistent with."""
+    """Return -TS, eV: an atom's open shell is smeared for symmetry only, and it has no forces."""
     found = re.findall(r"smearing contrib\. \(-TS\)\s*=\s*(\S+)\s*Ry", output)
     return float(found[-1]) * RYDBERG if found else 0.0
 

@@ -138,7 +138,12 @@ def install_espresso(*, force: bool = False, requirements: Sequence[str] = REQUI
         temporary.chmod(0o755)
         if home.exists():
             home.rename(Path(tempfile.mkdtemp(prefix=f".{home.name}-old-", dir=home.parent)) / home.name)
-        temporary.rename(home)
+        try:
+            temporary.rename(home)
+        except OSError:
+            # Another process has installed it in the meantime.
+            if pip_library() is None or psp8_folder() is None:
+                raise
     finally:
         for leftover in (temporary, *home.parent.glob(f".{home.name}-old-*")):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -157,6 +162,6 @@ def _pip_install(target: Path, requirements: Sequence[str]) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     raise EngineUnavailableError(
         f"pip could not install Quantum ESPRESSO ({', '.join(requirements)}) for Python {version}: {reason}",
-        remedy="Check the network, or install pw.x another way (package 'quantum-espresso' of Debian and conda-forge), "
+        remedy="Check the network, or install pw.x another way (Debian's 'quantum-espresso'), "
         "or take the instant engine with '--engine xtb'.",
     )

@@ -3,8 +3,9 @@
     python -I launcher.py --parent PID --library LIBQEPY_PW -in INPUT
     python -I launcher.py --parent PID --command PW_X [ARGUMENT...] -in INPUT
 
-With ``--library`` this process becomes pw.x: the input is opened as standard input and the library's main routine
-is called; the qepy package itself is never imported. Only the standard library is used, nothing of Atomfoundry.
+With ``--library`` this process becomes pw.x: the input is opened as standard input and the library's main
+routine is called; the qepy package itself is never imported. Only the standard library is used, nothing of
+Atomfoundry.
 """
 
 from __future__ import annotations

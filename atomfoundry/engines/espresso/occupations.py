@@ -6,30 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atomfoundry.engines.atoms import unpaired_electrons
 from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _NOBLE = (2, 10, 18, 36, 54, 86)
-
-
-def unpaired_electrons(symbol: str) -> int:
-    """Return the number of unpaired electrons of a neutral atom in its ground state (Hund's rules, experiment).
-
-    Parameters
-    ----------
-    symbol
-        Chemical symbol.
-
-    Returns
-    -------
-    int
-        Twice the total spin.
-    """
-    from ase.data import atomic_numbers, ground_state_magnetic_moments
-
-    return round(float(ground_state_magnetic_moments[atomic_numbers[symbol]]))
 
 
 def group(symbol: str) -> int:
@@ -112,12 +95,15 @@ def valence_charge(upf: Path) -> int:
     return round(float(found[1].upper().replace("D", "E")))
 
 
-def electron_settings(atoms: Atoms, upf_files: dict[str, Path], *, smearing_ry: float) -> dict[str, Any]:
+def electron_settings(
+    atoms: Atoms, upf_files: dict[str, Path], *, smearing_ry: float, empty_bands: int | None = None
+) -> dict[str, Any]:
     """Return spin, occupations and number of bands for the section ``system`` of pw.x.
 
-    Crystals are smeared and not polarised unless ``info["spin_multiplicity"]`` says so. Molecules are smeared too,
-    with few empty bands, because those are slow waves of the vacuum. An isolated atom has its ground state's spin;
-    an open shell is occupied evenly by smearing, whose entropy the engine takes out again.
+    Crystals are smeared and not polarised unless ``info["spin_multiplicity"]`` says so. Molecules are
+    smeared too,
+    with few empty bands, because those are slow waves of the vacuum. An isolated atom has its ground
+    state's spin; an open shell is occupied evenly by smearing, whose entropy the engine takes out again.
 
     Parameters
     ----------
@@ -127,6 +113,8 @@ def electron_settings(atoms: Atoms, upf_files: dict[str, Path], *, smearing_ry: 
         Element -> pseudopotential.
     smearing_ry
         Gaussian width, Ry.
+    empty_bands
+        Empty bands of a crystal; None leaves them to pw.x.
 
     Returns
     -------
@@ -146,7 +134,8 @@ def electron_settings(atoms: Atoms, upf_files: dict[str, Path], *, smearing_ry: 
         unpaired = 0
     spin = {"nspin": 2, "tot_magnetization": unpaired} if unpaired else {}
     if not molecule:
-        return smeared | spin
+        bands = {} if empty_bands is None else {"nbnd": (n_electrons + unpaired + 1) // 2 + empty_bands}
+        return smeared | spin | bands
     if len(atoms) > 1:
         return smeared | spin | {"nbnd": (n_electrons + unpaired + 1) // 2 + 2}
     n_bands, is_open = atom_bands(symbols[0], n_electrons)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from atomfoundry.engines.espresso.install import psp8_folder
@@ -14,16 +16,30 @@ FAMILY = "SPMS-PBE-v1.0"
 """ONCV pseudopotentials of M. F. Shojaei et al., Comput. Phys. Commun. 283, 108594 (2023)."""
 
 # Elements of the family; a test compares this with the installed files.
-SPMS_ELEMENTS = frozenset(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
-    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi".split()
+_SPMS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb "
+    "Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi"
 )
+SPMS_ELEMENTS = frozenset(_SPMS.split())
 
 
 def family_name() -> str:
-    """Return the name of the pseudopotentials in use, as the level of theory records it."""
-    folder = settings().espresso_pseudo_dir
-    return FAMILY if folder is None else f"UPF:{folder.expanduser().name}"
+    """Return the name of the pseudopotentials in use, as the level of theory records it.
+
+    Own files are named by their content too: the same folder with other files is another level.
+    """
+    own = own_upf_files()
+    if own is None:
+        return FAMILY
+    digest = hashlib.sha256()
+    for element, path in sorted(own.items()):
+        digest.update(f"{element} {_file_hash(path, path.stat().st_mtime_ns)}\n".encode())
+    return f"UPF-{digest.hexdigest()[:12]}"
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: Path, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def own_upf_files() -> dict[str, Path] | None:
@@ -73,8 +89,8 @@ def upf_files(elements: Iterable[str]) -> dict[str, Path]:
     """
     wanted = sorted(set(elements))
     own = own_upf_files()
+    folder = psp8_folder() if own is None else settings().espresso_pseudo_dir
     if own is None:
-        folder = psp8_folder()
         if folder is None:
             raise EngineUnavailableError(
                 "The SPMS pseudopotentials are not installed.",
@@ -87,7 +103,7 @@ def upf_files(elements: Iterable[str]) -> dict[str, Path]:
     missing = [element for element in wanted if element not in sources]
     if missing:
         raise EngineUnavailableError(
-            f"No pseudopotential for {', '.join(missing)} in {folder if own is None else settings().espresso_pseudo_dir}.",
+            f"No pseudopotential for {', '.join(missing)} in {folder}.",
             remedy="Add the files, or leave these elements out.",
         )
     if own is not None:

@@ -1,9 +1,10 @@
 """Convert norm-conserving pseudopotentials from ``psp8`` to UPF, so that Quantum ESPRESSO reads them.
 
-Format of ``psp8``: ONCVPSP's ABINIT output (D. R. Hamann, Phys. Rev. B 88, 085117 (2013)). Energies in Hartree on
-an even radial grid; for every angular momentum the Kleinman-Bylander energies followed by r times the projectors;
-the local potential; 4 pi times the model core density with four derivatives; 4 pi times the valence density.
-UPF 2.0.1 wants Rydberg, r times the projectors, the core density itself and 4 pi r^2 times the valence density.
+Format of ``psp8``: ONCVPSP's ABINIT output (D. R. Hamann, Phys. Rev. B 88, 085117 (2013)). Energies in
+Hartree on an even radial grid; for every angular momentum the Kleinman-Bylander energies followed by r
+times the projectors; the local potential; 4 pi times the model core density with four derivatives; 4 pi
+times the valence density. UPF 2.0.1 wants Rydberg, r times the projectors, the core density itself and 4 pi
+r^2 times the valence density.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def read_psp8(path: Path) -> Psp8:
         extension = int(next(lines).split()[0])
         if kind != 8 or extension != 1 or l_local <= l_max:
             raise InputError(
-                f"{path} is not a scalar-relativistic psp8 with a separate local potential and valence density "
+                f"{path} is no scalar-relativistic psp8 with a separate local potential and valence density "
                 f"(pspcod {kind}, extension {extension}, lloc {l_local}, lmax {l_max}).",
                 remedy="Use pseudopotentials of the SPMS family, or UPF files.",
             )
@@ -127,7 +128,8 @@ def read_psp8(path: Path) -> Psp8:
         valence = _block(lines, n)[:, 1] * r**2
     except (StopIteration, IndexError, ValueError) as error:
         raise InputError(
-            f"{path} is not a readable psp8 file: {error or 'it ends too early'}.", remedy="Get the file again."
+            f"{path} is not a readable psp8 file: {error or 'it ends too early'}.",
+            remedy="Get the file again.",
         ) from error
     return Psp8(
         symbol=chemical_symbols[round(z_atom)],
@@ -145,8 +147,8 @@ def read_psp8(path: Path) -> Psp8:
 def _extend(psp: Psp8) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Continue grid, local potential, core and valence density to ``MESH_END``.
 
-    The tables of some elements end at 3 bohr, where erfc(r) is not zero yet; the valence tail only matters for
-    the first guess of the density.
+    The tables of some elements end at 3 bohr, where erfc(r) is not zero yet; the valence tail only matters
+    for the first guess of the density.
     """
     step = psp.r[1] - psp.r[0]
     r = step * np.arange(2 * (round(MESH_END / step) // 2) + 1)
