@@ -308,6 +308,7 @@ def fit_uncertainty(
     coverage: float = 0.9,
     n_samples: int | None = 64,
     batch_size: int = 16,
+    low_percentile: float = LOW_PERCENTILE,
     seed: int = 0,
 ) -> LLPRUncertainty:
     """Fit and calibrate the uncertainty of a trained model.
@@ -334,6 +335,8 @@ def fit_uncertainty(
         Draws for the force uncertainties while calibrating; None: exact.
     batch_size
         Structures at a time.
+    low_percentile
+        t_lo: this percentile of the calibration frames' largest force sigmas.
     seed
         Of the draws.
 
@@ -362,7 +365,7 @@ def fit_uncertainty(
         heads[name] = HeadUncertainty(ReadoutPosterior.from_hessian(hessian, ridge=ridge), n_training=len(graphs))
     uncertainty = LLPRUncertainty(model, heads, coverage=coverage)
     for name, frames in calibration_frames.items():
-        _calibrate_head(uncertainty, name, frames, method, n_samples, seed)
+        _calibrate_head(uncertainty, name, frames, method, n_samples, low_percentile, seed)
     return uncertainty
 
 
@@ -372,6 +375,7 @@ def _calibrate_head(
     frames: Frames,
     method: CalibrationMethod,
     n_samples: int | None,
+    low_percentile: float,
     seed: int,
 ) -> None:
     """Find alpha, quantiles and thresholds of one head."""
@@ -418,7 +422,7 @@ def _calibrate_head(
             flat_errors, np.concatenate(force_sigmas), uncertainty.coverage, f"forces of head '{name}'"
         )
     factor = entry.quantiles.get("forces", 1.0)
-    entry.sigma_forces_low = factor * float(np.percentile(largest, LOW_PERCENTILE))
+    entry.sigma_forces_low = factor * float(np.percentile(largest, low_percentile))
 
 
 def _quantile(errors: np.ndarray, sigmas: np.ndarray, covered: float, what: str) -> float:

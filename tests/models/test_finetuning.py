@@ -223,11 +223,11 @@ def test_pseudo_labels_are_the_models_own_predictions(pretrained):
 @pytest.mark.slow
 def test_naive_forgets_more_than_replay():
     """Pretrained over a wide range of volumes; the new task is a compressed crystal of larger atoms."""
-    settings = QUICK.model_copy(update={"max_epochs": 80, "lr": 0.01})
+    settings = QUICK.model_copy(update={"max_epochs": 150, "lr": 0.01})
     old = lj_frames(24, 0)
     model = train(small_config(), old, lj_frames(6, 1), settings=settings).model
     fine = lj_frames(6, 2, sigma=2.75, scale=0.97)
-    tuning = QUICK.model_copy(update={"max_epochs": 20, "lr": 3e-3, "schedule": "constant"})
+    tuning = QUICK.model_copy(update={"max_epochs": 40, "lr": 3e-3, "schedule": "constant"})
     replay = finetune_replay(model, fine, old, n_replay=24, settings=tuning)
     same_budget = equal_budget(tuning, n_frames=len(fine), reference_frames=replay.frames_per_epoch)
     naive = finetune_naive(model, fine, settings=same_budget)

@@ -154,6 +154,11 @@ def test_thresholds_and_summary(uncertainty):
     assert {"head", "frame_id", "error", "sigma"} == set(summary["points"][0])
 
 
+def test_a_lower_percentile_flags_more(model, uncertainty):
+    middle = fit_uncertainty(model, {"pt": crystals(20, 0)}, {"pt": crystals(12, 1)}, low_percentile=50.0)
+    assert middle.thresholds()["low"] < uncertainty.thresholds()["low"]
+
+
 def test_heads_have_their_own_posterior(model):
     both = fit_uncertainty(model, {"pt": crystals(10, 0), "ft": crystals(10, 2)})
     atoms = crystals(1, 3)[0]
