@@ -25,6 +25,9 @@ class UncertaintyMaker(Maker):
         Share of the errors that the calibrated intervals shall cover.
     calibration_splits
         Splits of the datasets that calibrate; the training split gives the covariance.
+    low_percentile
+        A force is uncertain above this percentile of the largest sigma of each calibration frame; lower it where
+        those frames are wilder than what shall be explored.
     seed
         Seed of the sampled force uncertainties.
     """
@@ -32,6 +35,7 @@ class UncertaintyMaker(Maker):
     name: str = "uncertainty"
     coverage: float = 0.8
     calibration_splits: list[str] | tuple[str, ...] = ("valid", "test")
+    low_percentile: float = 95.0
     seed: int = 0
 
     @foundry_job(output_schema=UncertaintyDoc)
@@ -52,6 +56,7 @@ class UncertaintyMaker(Maker):
             {head: frames_of(doc, "train") for head, doc in datasets.items()},
             {head: frames_of(doc, *self.calibration_splits) for head, doc in datasets.items()},
             coverage=self.coverage,
+            low_percentile=self.low_percentile,
             seed=self.seed,
         )
         folder = save_uncertainty(uncertainty, Path("llpr"))
