@@ -59,7 +59,10 @@ class PyscfEngine(Engine):
     max_memory: float = 2000.0
 
     def __post_init__(self) -> None:
-        if self.functional.lower().endswith("-v"):
+        # the literature writes wB97M-D3(BJ), PySCF wb97m-d3bj; one spelling makes one level of theory
+        self.functional = self.functional.lower().replace("d3(bj)", "d3bj")
+        self.basis = self.basis.lower()
+        if self.functional.endswith("-v"):
             raise ConfigurationError(
                 f"pyscf: functional '{self.functional}' has the nonlocal VV10 term, which is not offered.",
                 remedy=f"Take '{self.functional[:-2]}-d3bj'.",
@@ -82,14 +85,14 @@ class PyscfEngine(Engine):
         )
 
     def _functional(self) -> tuple[str, str | None]:
-        plain, _, last = self.functional.lower().rpartition("-")
-        return (plain, last) if last in _DISPERSIONS else (self.functional.lower(), None)
+        plain, _, last = self.functional.rpartition("-")
+        return (plain, last) if last in _DISPERSIONS else (self.functional, None)
 
     def supported_elements(self) -> set[str]:
         """Return the elements of the basis, H to Rn for the def2 family."""
         from ase.data import chemical_symbols
 
-        if self.basis.lower().startswith("def2"):
+        if self.basis.startswith("def2"):
             # Without the lanthanides Ce to Lu, which def2 in PySCF lacks.
             return set(chemical_symbols[1:58]) | set(chemical_symbols[72:87])
         return set(chemical_symbols[1:37])
@@ -101,6 +104,8 @@ class PyscfEngine(Engine):
         ------
         EngineUnavailableError
             If one is missing.
+        ConfigurationError
+            If PySCF does not know the functional.
         """
         wanted = {"pyscf": "pyscf"}
         if self._functional()[1]:
@@ -110,6 +115,15 @@ class PyscfEngine(Engine):
                 raise EngineUnavailableError(
                     f"{package} is not installed.", remedy=f"Run 'pip install {package}'."
                 )
+        from pyscf.dft import libxc
+
+        try:
+            libxc.parse_xc("wb97m_v" if self.functional == "wb97m-d3bj" else self._functional()[0])
+        except (KeyError, ValueError) as error:
+            raise ConfigurationError(
+                f"pyscf: unknown functional '{self.functional}'.",
+                remedy="Name it as PySCF does, e.g. 'wb97m-d3bj', 'pbe', 'r2scan', 'b3lyp-d3bj'.",
+            ) from error
 
     def evaluate(self, atoms: Atoms, directory: Path) -> SinglePoint:
         """Compute one molecule; a cycle that does not converge is tried once more with a level shift.
