@@ -180,10 +180,10 @@ def pipeline(documents: Iterable[FoundryDocument]) -> list[JobRow]:
                 uuid=node.uuid,
                 name=node.name,
                 stage="labels",
-                start=batch.provenance.started_at,
-                wall_time_s=batch.provenance.wall_time_s,
-                counts=f"{batch.n_computed} computed, {batch.n_failed} failed",
-                peak_memory_mb=batch.provenance.peak_memory_mb,
+                start=node.provenance["started_at"],
+                wall_time_s=node.provenance["wall_time_s"],
+                counts=f"{batch['n_computed']} computed, {batch['n_failed']} failed",
+                peak_memory_mb=node.provenance["peak_memory_mb"],
             )
     return [
         row.model_copy(update={"parents": _known_parents(graphs[uuid], set(rows) - {uuid})})
