@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, overload
 
-from jobflow import CURRENT_JOB, Job, Maker, Response, job
+from jobflow import CURRENT_JOB, Flow, Job, Maker, Response, job
 
 import atomfoundry
 from atomfoundry.documents import FoundryDocument, JobReference, Provenance
@@ -135,7 +135,14 @@ def _stamp(
         return make_provenance(current, function, args, kwargs, clock=clock)
 
     if isinstance(result, Response):
+        if result.replace is not None and not isinstance(result.replace, Job):
+            # jobflow hands the schema on to the job that stores the replacement's output, where it must fail:
+            # that output is a reference.
+            current.output_schema = None
         result.output = _stamp(result.output, current, function, args, kwargs, clock, schema)
+        return result
+    if isinstance(result, Flow):
+        current.output_schema = None
         return result
     if isinstance(result, dict):
         if isinstance(schema, type) and issubclass(schema, FoundryDocument):

@@ -16,7 +16,8 @@ from atomfoundry.datasets.frame import METADATA_KEYS, attach_labels, default_inf
 from atomfoundry.errors import DatasetError
 
 _VOIGT_TO_FULL = [0, 5, 4, 5, 1, 3, 4, 3, 2]
-_PREFIX = "atomfoundry_"
+METADATA_FIELD = "atomfoundry_metadata"
+"""Field of the comment line that holds the frame's metadata as JSON."""
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -37,7 +38,7 @@ def _comment(atoms: Atoms, keys: dict[str, str]) -> str:
     info = {key: atoms.info[key] for key in METADATA_KEYS if atoms.info[key] not in (None, "", [])}
     # One JSON text, because extended XYZ has no way to tell a string from a number or a list.
     text = json.dumps(info, sort_keys=True).replace("\\", "\\\\").replace('"', '\\"')
-    fields.append(f'{_PREFIX}metadata="{text}"')
+    fields.append(f'{METADATA_FIELD}="{text}"')
     return " ".join(fields)
 
 
@@ -126,7 +127,7 @@ def read_extxyz(
             forces = results.get("forces") if forces_key == "forces" else atoms.arrays.get(forces_key)
             labels_found = labels_found or energy is not None or forces is not None
             bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-            own = atoms.info.get(f"{_PREFIX}metadata", {})
+            own = atoms.info.get(METADATA_FIELD, {})
             own = json.loads(own) if isinstance(own, str) else own
             bare.info = default_info() | {"source": Path(path).name} | own | metadata
             n_read += 1

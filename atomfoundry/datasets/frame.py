@@ -56,14 +56,17 @@ def frame_id(atoms: Atoms) -> str:
     StructureError
         If a length is not finite.
     """
+    return _hash(atoms, atoms.info.get("charge"), atoms.info.get("spin_multiplicity"))
+
+
+def _hash(atoms: Atoms, charge: int | None, spin_multiplicity: int | None) -> str:
     digest = hashlib.sha256(b"atomfoundry-frame-1")
     digest.update(np.asarray(atoms.numbers, dtype="<i8").tobytes())
     digest.update(_hashable_lengths(atoms.positions, "positions"))
     digest.update(_hashable_lengths(atoms.cell.array, "cell vectors"))
     digest.update(np.asarray(atoms.pbc, dtype=np.uint8).tobytes())
-    spin = atoms.info.get("spin_multiplicity")
-    numbers = [int(atoms.info.get("charge") or 0), 0 if spin is None else int(spin)]
-    digest.update(np.asarray(numbers, dtype="<i8").tobytes())
+    state = [int(charge or 0), 0 if spin_multiplicity is None else int(spin_multiplicity)]
+    digest.update(np.asarray(state, dtype="<i8").tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -101,15 +104,21 @@ def with_metadata(atoms: Atoms, **metadata: Any) -> Atoms:
     ase.Atoms
         The copy. An empty ``group_id`` becomes the ``frame_id``: a group of its own.
     """
-    energy, forces, stress = labels_of(atoms)
     copy = atoms.copy()
-    copy.info = {**default_info(), **copy.info, **metadata}
-    copy.info["flags"] = [str(flag) for flag in copy.info["flags"]]
-    copy.info["frame_id"] = frame_id(copy)
-    copy.info["group_id"] = str(copy.info["group_id"] or copy.info["frame_id"])
+    copy.info = complete_info(copy, **metadata)
+    energy, forces, stress = labels_of(atoms)
     if energy is None and forces is None and stress is None:
         return copy
     return attach_labels(copy, energy, forces, stress)
+
+
+def complete_info(atoms: Atoms, **metadata: Any) -> dict[str, Any]:
+    """Return what ``with_metadata`` makes of ``info``; ``atoms`` stays as it is."""
+    info = {**default_info(), **atoms.info, **metadata}
+    info["flags"] = [str(flag) for flag in info["flags"]]
+    info["frame_id"] = _hash(atoms, info["charge"], info["spin_multiplicity"])
+    info["group_id"] = str(info["group_id"] or info["frame_id"])
+    return info
 
 
 def clean_frame(atoms: Atoms) -> Atoms:
@@ -220,7 +229,10 @@ def attach_labels(
     if stress is not None:
         results["stress"] = _voigt(stress).copy()
     if results:
+        # The calculator copies the atoms; without their metadata that is several times faster.
+        info, copy.info = copy.info, {}
         copy.calc = SinglePointCalculator(copy, **results)
+        copy.info = info
     return copy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from ase import Atoms
 
-from atomfoundry.datasets.frame import METADATA_KEYS, attach_labels, labels_of, with_metadata
+from atomfoundry.datasets.frame import METADATA_KEYS, attach_labels, complete_info, labels_of
 from atomfoundry.errors import DatasetError
 
 _REALS = pa.list_(pa.float64())
@@ -57,20 +57,22 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _extra(atoms: Atoms) -> str:
-    extra = {key: value for key, value in atoms.info.items() if key not in METADATA_KEYS}
+def _extra(atoms: Atoms, info: Mapping[str, Any]) -> str:
+    extra = {key: value for key, value in info.items() if key not in METADATA_KEYS}
+    if not extra:
+        return "{}"
     try:
         return json.dumps(extra, default=_plain, sort_keys=True)
     except TypeError as error:
         raise DatasetError(
-            f"The info of frame {atoms.info['frame_id']} ({atoms.get_chemical_formula()}, source "
-            f"'{atoms.info['source']}') cannot be stored: {error}. Extra keys: {', '.join(map(str, extra))}.",
+            f"The info of frame {info['frame_id']} ({atoms.get_chemical_formula()}, source "
+            f"'{info['source']}') cannot be stored: {error}. Extra keys: {', '.join(map(str, extra))}.",
             remedy="Pass the frame through atomfoundry.datasets.clean_frame, or delete the key.",
         ) from error
 
 
 def row_of(atoms: Atoms) -> dict[str, Any]:
-    """Return the row of a frame.
+    """Return the row of a atoms.
 
     The metadata are completed and ``frame_id`` is computed anew, so a stale one never reaches the disk.
     Per-atom arrays other than positions and forces are not kept.
@@ -82,18 +84,17 @@ def row_of(atoms: Atoms) -> dict[str, Any]:
     StructureError
         If a length is not finite.
     """
-    frame = with_metadata(atoms)
-    energy, forces, stress = labels_of(frame)
-    info = frame.info
+    info = complete_info(atoms)
+    energy, forces, stress = labels_of(atoms)
     spin = info["spin_multiplicity"]
     return {
         "frame_id": info["frame_id"],
         "group_id": info["group_id"],
-        "n_atoms": len(frame),
-        "numbers": frame.numbers.astype(np.uint8),
-        "positions": frame.positions.ravel(),
-        "cell": frame.cell.array.ravel(),
-        "pbc": frame.pbc.tolist(),
+        "n_atoms": len(atoms),
+        "numbers": atoms.numbers.astype(np.uint8),
+        "positions": atoms.positions.ravel(),
+        "cell": atoms.cell.array.ravel(),
+        "pbc": atoms.pbc.tolist(),
         "energy": energy,
         "forces": None if forces is None else forces.ravel(),
         "stress": stress,
@@ -104,7 +105,7 @@ def row_of(atoms: Atoms) -> dict[str, Any]:
         "sampling": str(info["sampling"]),
         "weight": float(info["weight"]),
         "flags": info["flags"],
-        "extra": _extra(frame),
+        "extra": _extra(atoms, info),
     }
 
 
@@ -114,28 +115,54 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def frame_of(table: pa.Table, row: int) -> Atoms:
-    """Return one row of a table as a frame, labelled if it has labels."""
+class FrameReader:
+    """The frames of one decoded table; columns are unpacked once, not once a frame.
 
-    def value(name: str) -> Any:
-        scalar = table.column(name)[row]
-        if not scalar.is_valid:
+    Parameters
+    ----------
+    table
+        Rows of the schema.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._plain = {
+            field.name: table.column(field.name).to_pylist()
+            for field in SCHEMA
+            if field.name not in (*_SHAPES, "numbers")
+        }
+        self._lists = {name: _ragged(table.column(name)) for name in (*_SHAPES, "numbers")}
+
+    def _values(self, name: str, row: int) -> np.ndarray | None:
+        values, offsets, valid = self._lists[name]
+        if not valid[row]:
             return None
-        if name in _SHAPES:
-            return scalar.values.to_numpy().reshape(_SHAPES[name])
-        return scalar.as_py()
+        return values[offsets[row] : offsets[row + 1]].reshape(_SHAPES.get(name, (-1,)))
 
-    atoms = Atoms(
-        numbers=table.column("numbers")[row].values.to_numpy(),
-        positions=value("positions"),
-        cell=value("cell"),
-        pbc=value("pbc"),
-    )
-    atoms.info = {key: value(key) for key in METADATA_KEYS} | json.loads(value("extra"))
-    energy, forces, stress = value("energy"), value("forces"), value("stress")
-    if energy is None and forces is None and stress is None:
+    def frame(self, row: int) -> Atoms:
+        """Return one row as a frame, labelled if it has labels."""
+        plain = {name: column[row] for name, column in self._plain.items()}
+        atoms = Atoms(
+            numbers=self._values("numbers", row),
+            positions=self._values("positions", row),
+            cell=self._values("cell", row),
+            pbc=plain["pbc"],
+        )
+        info = {key: plain[key] for key in METADATA_KEYS} | json.loads(plain["extra"])
+        # The column keeps its own list.
+        info["flags"] = list(info["flags"])
+        energy, forces, stress = plain["energy"], self._values("forces", row), self._values("stress", row)
+        if not (energy is None and forces is None and stress is None):
+            atoms = attach_labels(atoms, energy, forces, stress)
+        atoms.info = info
         return atoms
-    return attach_labels(atoms, energy, forces, stress)
+
+
+def _ragged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return values, offsets and validity of a list column of one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    return array.values.to_numpy(), array.offsets.to_numpy(), array.is_valid().to_numpy(zero_copy_only=False)
 
 
 def values_of(name: str, column: pa.ChunkedArray) -> np.ndarray | list[Any]:

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from atomfoundry.datasets.frame import labels_of
 from atomfoundry.datasets.metadata import METADATA_FILE, DatasetMetadata, read_metadata
-from atomfoundry.datasets.rows import SCHEMA, frame_of, values_of
+from atomfoundry.datasets.rows import SCHEMA, FrameReader, values_of
 from atomfoundry.datasets.writer import ROW_GROUP, file_sha256, new_folder, write_shards
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import DatasetError
@@ -37,7 +37,7 @@ class Dataset:
         self.metadata = metadata
         self._ends = list(accumulate(shard.n_frames for shard in metadata.shards))
         self._files: dict[int, pq.ParquetFile] = {}
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], FrameReader] = OrderedDict()
 
     # -- making and opening ------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Dataset:
             raise IndexError(f"Frame {index} of dataset '{self.name}', which has {len(self)}.")
         shard = bisect_right(self._ends, position)
         row = position - (self._ends[shard - 1] if shard else 0)
-        return frame_of(self._group(shard, row // ROW_GROUP), row % ROW_GROUP)
+        return self._group(shard, row // ROW_GROUP).frame(row % ROW_GROUP)
 
     def __iter__(self) -> Iterator[Atoms]:
         """Iterate over all frames in order."""
@@ -262,14 +262,14 @@ class Dataset:
         except (OSError, pa.ArrowException) as error:
             raise _corrupt(self.path / self.metadata.shards[shard].file, error) from error
 
-    def _group(self, shard: int, group: int) -> pa.Table:
+    def _group(self, shard: int, group: int) -> FrameReader:
         key = (shard, group)
         if key not in self._groups:
             try:
                 table = self._file(shard).read_row_group(group, use_threads=False)
             except (OSError, pa.ArrowException) as error:
                 raise _corrupt(self.path / self.metadata.shards[shard].file, error) from error
-            self._groups[key] = table.combine_chunks()
+            self._groups[key] = FrameReader(table)
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -297,9 +297,8 @@ def _at_known_levels(
         if own:
             yield atoms
             continue
-        # SinglePointCalculator does not look at info, so a shallow change of the caller's frame is avoided
-        # here.
-        copy = atoms.copy()
+        # The caller's frame stays as it is; its calculator does not look at info.
+        copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=dict(atoms.info))
         copy.calc = atoms.calc
         copy.info["level"] = level.id
         yield copy

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobflow import CURRENT_JOB, Job, JobStore
 from jobflow.core.reference import OnMissing
+from monty.json import jsanitize
 
 from atomfoundry.documents import JobReference
 
@@ -46,6 +47,32 @@ def recorded_inputs(job: Job) -> list[JobReference] | None:
     if _READS.job is None or _READS.job() is not job:
         return None
     return [JobReference(uuid=uuid, index=index) for uuid, index in _READS.seen]
+
+
+def with_inputs(docs: Any) -> Any:
+    """Add what the running job has read to its document.
+
+    Parameters
+    ----------
+    docs
+        One or more jobflow documents.
+
+    Returns
+    -------
+    Any
+        The same, or a list of dictionaries where a job runs.
+    """
+    job = CURRENT_JOB.job
+    inputs = None if job is None else recorded_inputs(job)
+    if inputs is None:
+        return docs
+    made = []
+    for doc in docs if isinstance(docs, list) else [docs]:
+        content = jsanitize(doc, strict=True, allow_bson=True)
+        if (content.get("uuid"), content.get("index")) == (job.uuid, job.index):
+            content["inputs"] = [reference.model_dump() for reference in inputs]
+        made.append(content)
+    return made
 
 
 class FoundryJobStore(JobStore):
@@ -121,6 +148,8 @@ class FoundryJobStore(JobStore):
     def update(self, docs: Any, key: list | str | None = None, save: Any = None) -> None:
         """Insert or replace documents; large objects first, so that no document points at a missing blob.
 
+        The running job's document gets a field ``inputs``: the (uuid, index) of what it read.
+
         Parameters
         ----------
         docs
@@ -130,6 +159,7 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
+        docs = with_inputs(docs)
         if not (save or self.save):
             super().update(docs, key, save)
             return

@@ -1,1 +1,30 @@
-"""running"""
+"""Running flows: a local runner with worker processes that resumes after any kill."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomfoundry.results.progress import report_progress
+    from atomfoundry.running.outcome import JobFailure, RunResult
+    from atomfoundry.running.runner import run
+    from atomfoundry.running.status import StatusReport, cancel, retry
+
+_HOMES = {
+    "JobFailure": "atomfoundry.running.outcome",
+    "RunResult": "atomfoundry.running.outcome",
+    "StatusReport": "atomfoundry.running.status",
+    "cancel": "atomfoundry.running.status",
+    "report_progress": "atomfoundry.results.progress",
+    "retry": "atomfoundry.running.status",
+    "run": "atomfoundry.running.runner",
+}
+
+__all__ = ["JobFailure", "RunResult", "StatusReport", "cancel", "report_progress", "retry", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from atomfoundry.makers.job import foundry_job, git_commit, package_versions
 from jobflow import Flow, JobStore, Maker, Response, run_locally
 from maggma.stores import MemoryStore
 
 import atomfoundry
 from atomfoundry.documents import BenchmarkDoc, Provenance
-from atomfoundry.makers.job import foundry_job, git_commit, package_versions
 from atomfoundry.results import Project
 
 

@@ -260,3 +260,15 @@ def test_import_is_light() -> None:
     code = "import sys, atomfoundry.datasets; print({'ase', 'pyarrow', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_what_is_read_may_be_changed(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(2))
+    frame = dataset[0]
+    frame.info["flags"].append("mine")
+    frame.positions += 1
+    frame.calc.results["forces"] += 1
+    again = dataset[0]
+    assert again.info["flags"] == ["a", "b"]
+    assert frame_id(again) == again.info["frame_id"]
+    assert np.array_equal(labels_of(again)[1], labels_of(make_frames(2)[0])[1])

@@ -40,7 +40,7 @@ def test_wrong_folders(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     for opener in (Project.open, Project.open_or_create):
-        with pytest.raises(ProjectError, match="not a project folder|not empty"):
+        with pytest.raises(ProjectError, match=r"not a project folder|not empty"):
             opener(tmp_path / "full")
     with pytest.raises(ProjectError, match="is a file"):
         Project.open_or_create(tmp_path / "full" / "thesis.tex")

@@ -1,0 +1,102 @@
+"""What a run has come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atomfoundry.results.project import Project
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """A job that failed."""
+
+    uuid: str
+    index: int
+    name: str
+    stage: str
+    message: str
+    """The traceback's last line."""
+    traceback: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message} (in {self.folder})"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of one call of ``run``."""
+
+    run_id: str
+    name: str
+    project: Project
+    total: int
+    completed: int
+    """Jobs of this run that are completed, the reused ones included."""
+    reused: int
+    """Jobs that earlier calls had completed."""
+    failed: int
+    blocked: int
+    """Jobs that could not run because one before them failed."""
+    stopped: int
+    """Jobs that another job, or the user, kept from running."""
+    wall_time_s: float
+    failures: list[JobFailure] = field(default_factory=list)
+    uuids: dict[str, str] = field(default_factory=dict, repr=False)
+    """uuids of the flow's objects in this process -> uuids in the project."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed and nothing was blocked or cancelled."""
+        return self.failed == 0 and self.blocked == 0
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether earlier calls had finished everything."""
+        return (
+            self.reused + self.failed + self.blocked + self.stopped == self.total
+            and self.completed == self.reused
+        )
+
+    def uuid_of(self, job: Any) -> str:
+        """Return the uuid under which a job's output is stored.
+
+        Parameters
+        ----------
+        job
+            A job or flow given to ``run``, its output reference, or its uuid.
+        """
+        uuid = job if isinstance(job, str) else job.uuid
+        return self.uuids.get(uuid, uuid)
+
+    def output(self, job: Any) -> Any:
+        """Return the output of a job, documents as documents.
+
+        Parameters
+        ----------
+        job
+            A job given to ``run``, its output reference, or its uuid.
+        """
+        from monty.json import MontyDecoder
+
+        store = self.project.job_store()
+        try:
+            return MontyDecoder().process_decoded(store.get_output(self.uuid_of(job), load=True))
+        finally:
+            store.close()
+
+    def __str__(self) -> str:
+        if self.nothing_to_do and self.ok:
+            return f"Nothing to do: all {self.total} jobs of '{self.name}' were finished before."
+        parts = [f"{self.completed} of {self.total} jobs completed"]
+        if self.reused:
+            parts.append(f"{self.reused} of them before")
+        parts += [
+            f"{count} {word}"
+            for count, word in ((self.failed, "failed"), (self.blocked, "blocked"), (self.stopped, "stopped"))
+            if count
+        ]
+        return f"'{self.name}': {', '.join(parts)}, {self.wall_time_s:.1f} s."

@@ -1,0 +1,255 @@
+"""Run a flow on this machine: worker processes over the project's queue, resumable after any kill."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+
+from jobflow import Flow, Job
+
+from atomfoundry.errors import InputError, RunError
+from atomfoundry.results.project import Project
+from atomfoundry.running.identity import PreparedFlow, prepare
+from atomfoundry.running.outcome import RunResult
+from atomfoundry.running.processes import (
+    ProjectLock,
+    WorkerProcess,
+    host_name,
+    kill_left_over,
+)
+from atomfoundry.running.progress import Watcher, watching
+from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, READY, RUNNING, STOPPED, Queue
+from atomfoundry.running.status import failures
+from atomfoundry.settings import settings
+
+POLL_S = 0.02
+LOOK_S = 1.0
+"""The queue is looked at so often even if nobody seems to have written."""
+LEASE_S = 30.0
+"""A worker of another host counts as dead when it has not beaten for so long."""
+MAX_FAILED_STARTS = 3
+
+
+def run(
+    flow: Flow | Job | list,
+    *,
+    project: Project | str | Path,
+    workers: int | None = None,
+    threads: int = 1,
+    progress: bool = True,
+    retry_failed: bool = False,
+    ensure_success: bool = False,
+) -> RunResult:
+    """Run a flow here, or go on where an earlier call of the same flow was interrupted.
+
+    The flow's content decides its identity: the same flow in the same project is found again, finished jobs
+    are not run a second time, and all uuids are the same in every run. A job runs in
+    ``PROJECT/work/UUID_INDEX``.
+
+    Parameters
+    ----------
+    flow
+        Flow, job or list of them; not changed.
+    project
+        Project folder, made if missing.
+    workers
+        Worker processes; default from the settings, else the number of cores. 0 runs the jobs one by one in
+        this process.
+    threads
+        Threads of numerical libraries in each worker.
+    progress
+        Show progress: live on a terminal, as log lines (``atomfoundry.running``) elsewhere.
+    retry_failed
+        Try jobs again that failed in an earlier call.
+    ensure_success
+        Raise if anything failed.
+
+    Returns
+    -------
+    RunResult
+        Counts, failures, and where outputs are.
+
+    Raises
+    ------
+    ProjectError
+        If the folder is no project, or another run is at work in it.
+    InputError
+        If the flow cannot be run.
+    RunError
+        If workers cannot be started, or with ``ensure_success`` if anything failed.
+    """
+    started = time.perf_counter()
+    if workers is None:
+        workers = settings().workers or len(os.sched_getaffinity(0))
+    try:
+        prepared = prepare(flow)
+    except ValueError as error:
+        raise InputError(f"The flow cannot be run: {error}") from error
+    if workers > 0:
+        _refuse_main(prepared)
+    opened = project if isinstance(project, Project) else Project.open_or_create(project)
+    with ProjectLock(opened):
+        opened.job_store().close()
+        queue = Queue(opened.queue_path)
+        _recover(queue)
+        queue.add_run(prepared)
+        if retry_failed:
+            queue.retry_failed(prepared.run_id)
+        reused = queue.counts(prepared.run_id).get(COMPLETED, 0)
+        if not queue.is_finished(prepared.run_id):
+            with watching(queue, prepared.run_id, prepared.name, progress=progress) as watcher:
+                if workers == 0:
+                    _work_here(opened, queue, prepared.run_id)
+                else:
+                    _Supervisor(opened, queue, prepared.run_id, workers, threads, watcher).supervise()
+            queue.mark_finished(prepared.run_id)
+        result = _result(opened, queue, prepared, reused, time.perf_counter() - started)
+        queue.close()
+    if ensure_success and not result.ok:
+        first = f" First: {result.failures[0]}." if result.failures else ""
+        raise RunError(f"{result}{first}", remedy="See the job's folder, then run again with retry.")
+    return result
+
+
+def _refuse_main(prepared: PreparedFlow) -> None:
+    for entry in prepared.entries:
+        if '"@module": "__main__"' in entry.payload:
+            raise InputError(
+                f"Job '{entry.name}' uses a function or class of the script itself, which worker processes "
+                "cannot import.",
+                remedy="Move it into a module beside the script, or run with workers=0.",
+            )
+
+
+def _recover(queue: Queue) -> None:
+    """Take the jobs back that an earlier runner's workers held; we hold the lock, so that runner is gone."""
+    here = host_name()
+    registered = queue.workers()
+    # A dead worker's programs may outlive it, so this does not ask first whether the worker itself lives.
+    kill_left_over(worker for worker, host, *_ in registered if host == here)
+    for worker, host, _, _, heartbeat in registered:
+        while host != here and time.time() - heartbeat < LEASE_S:
+            time.sleep(0.5)
+        queue.give_back(worker)
+    for worker in queue.orphans():
+        queue.give_back(worker)
+
+
+def _work_here(project: Project, queue: Queue, run_id: str) -> None:
+    from atomfoundry.running.worker import work
+
+    worker = uuid.uuid4().hex
+    try:
+        work(project, run_id, worker, alone=True)
+    finally:
+        queue.give_back(worker)
+
+
+class _Supervisor:
+    """Starts workers as they are needed and takes back the jobs of those that die."""
+
+    def __init__(
+        self, project: Project, queue: Queue, run_id: str, workers: int, threads: int, watcher: Watcher
+    ) -> None:
+        self.project = project
+        self.queue = queue
+        self.run_id = run_id
+        self.limit = workers
+        self.threads = threads
+        self.watcher = watcher
+        self.live: list[WorkerProcess] = []
+        self.failed_starts = 0
+
+    def supervise(self) -> None:
+        """Work until no job is open."""
+        read_end, write_end = os.pipe()
+        seen, looked = -1, 0.0
+        try:
+            while True:
+                buried = self._bury()
+                version = self.queue.data_version()
+                # Other processes' writes change the version, our own do not.
+                if buried or version != seen or time.monotonic() - looked > LOOK_S:
+                    seen, looked = version, time.monotonic()
+                    if self.queue.is_finished(self.run_id):
+                        break
+                    self._hire(read_end)
+                self.watcher.tick()
+                time.sleep(POLL_S)
+            self._dismiss()
+        finally:
+            os.close(write_end)  # the workers see this and end
+            os.close(read_end)
+            for process in self.live:
+                process.kill()
+                process.process.wait()
+                self.queue.give_back(process.worker)
+
+    def _hire(self, pipe: int) -> None:
+        counts = self.queue.counts(self.run_id)
+        ready, running = counts.get(READY, 0), counts.get(RUNNING, 0)
+        if ready == 0 and running == 0:
+            self.queue.block_deadlocked(self.run_id)  # seen at the next look
+            return
+        while len(self.live) < self.limit and len(self.live) - running < ready:
+            process = WorkerProcess(
+                uuid.uuid4().hex, self.project, self.run_id, pipe=pipe, threads=self.threads
+            )
+            self.live.append(process)
+
+    def _bury(self) -> bool:
+        """Take back the jobs of workers that have died; return whether there were any."""
+        buried = False
+        for process in list(self.live):
+            status = process.ended()
+            if status is None:
+                continue
+            self.live.remove(process)
+            buried = True
+            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            words = process.last_words()
+            held = self.queue.give_back(process.worker, crash=how)
+            process.log.unlink(missing_ok=True)
+            if status == 0 or held:
+                self.failed_starts = 0
+                continue
+            self.failed_starts += 1
+            if self.failed_starts >= MAX_FAILED_STARTS:
+                raise RunError(
+                    f"Worker processes end at once ({how}): {words or 'they say nothing'}.",
+                    remedy="Check that the modules of the flow can be imported.",
+                )
+        return buried
+
+    def _dismiss(self) -> None:
+        """Let the workers notice that nothing is left."""
+        deadline = time.monotonic() + 5.0
+        while self.live and time.monotonic() < deadline:
+            for process in list(self.live):
+                if process.ended() is not None:
+                    self.live.remove(process)
+                    self.queue.give_back(process.worker)
+                    process.log.unlink(missing_ok=True)
+            time.sleep(0.005)
+
+
+def _result(
+    project: Project, queue: Queue, prepared: PreparedFlow, reused: int, wall_time_s: float
+) -> RunResult:
+    counts = queue.counts(prepared.run_id)
+    return RunResult(
+        run_id=prepared.run_id,
+        name=prepared.name,
+        project=project,
+        total=sum(counts.values()),
+        completed=counts.get(COMPLETED, 0),
+        reused=reused,
+        failed=counts.get(FAILED, 0),
+        blocked=counts.get(BLOCKED, 0),
+        stopped=counts.get(STOPPED, 0) + counts.get(CANCELLED, 0),
+        wall_time_s=wall_time_s,
+        failures=failures(queue, project, prepared.run_id),
+        uuids=prepared.names,
+    )

@@ -1,0 +1,106 @@
+"""A worker process: takes ready jobs and runs them until the run is finished or the runner is gone."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import select
+import signal
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+from atomfoundry.results.project import Project, use_project
+from atomfoundry.running.execution import HoldingStore, execute
+from atomfoundry.running.processes import host_name, process_start
+from atomfoundry.running.queue import Queue
+
+HEARTBEAT_S = 5.0
+LONGEST_NAP_S = 0.02
+
+
+def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> None:
+    """Run a run's jobs until none is open.
+
+    Parameters
+    ----------
+    project
+        The project.
+    run_id
+        The run.
+    worker
+        This worker's id.
+    alone
+        Work inside the runner's own process: what jobs print is shown, and nobody else looks after deadlocks.
+    """
+    queue = Queue(project.queue_path)
+    store = HoldingStore(project.job_store())
+    nap = 0.001
+    seen = -1
+    with use_project(project):
+        while True:
+            claim = queue.claim(run_id, worker)
+            if claim is not None:
+                execute(claim, worker, project=project, queue=queue, store=store, capture=not alone)
+                nap, seen = 0.001, -1
+                continue
+            if queue.is_finished(run_id):
+                break
+            if alone:
+                queue.block_deadlocked(run_id)
+                continue
+            # Nothing can have become ready unless somebody else wrote, and asking that is much cheaper.
+            while (version := queue.data_version()) == seen:
+                time.sleep(nap)
+                nap = min(2 * nap, LONGEST_NAP_S)
+            seen = version
+    store.close()
+    queue.close()
+
+
+def _watch(project: Project, worker: str, pipe: int) -> None:
+    """Beat while the runner lives; end this process and all that it started when it does not."""
+    queue = Queue(project.queue_path)
+    while not select.select([pipe], [], [], HEARTBEAT_S)[0]:
+        try:
+            queue.beat(worker)
+        except sqlite3.OperationalError:
+            logging.getLogger(__name__).warning("The queue was busy at a heartbeat.")
+    # Only the runner holds the other end of the pipe: readable means that it is gone.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run as ``python -m atomfoundry.running.worker``; started by the runner, not by hand.
+
+    Parameters
+    ----------
+    arguments
+        Command line; default that of the process.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--project", type=Path, required=True)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--worker", required=True)
+    parser.add_argument("--pipe", type=int, required=True)
+    options = parser.parse_args(arguments)
+    faulthandler.enable()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    os.set_inheritable(options.pipe, False)
+    project = Project.open(options.project)
+    queue = Queue(project.queue_path)
+    queue.register(options.worker, options.run, host_name(), os.getpid(), process_start(os.getpid()))
+    watcher = threading.Thread(target=_watch, args=(project, options.worker, options.pipe), daemon=True)
+    watcher.start()
+    work(project, options.run, options.worker)
+    logging.shutdown()
+    os._exit(0)  # all is stored; taking down big libraries properly would only cost time
+
+
+if __name__ == "__main__":
+    main()
