@@ -45,8 +45,8 @@ def _file_hash(path: Path, changed: int) -> str:
 
 MINIMUM_CUTOFFS = {"H": 20 * RYDBERG, "Si": 16 * RYDBERG}
 """Lowest useful cutoffs of SPMS elements, eV, as measured: silicon's equation of state is smooth to 1 meV
-at 16 Ry and 0.3 meV at 20 Ry; silane's atomization energy is 0.2 eV low at 20 Ry and 0.06 eV at 30 Ry, against
-40 Ry."""
+at 16 Ry and 0.3 meV at 20 Ry; silane's atomization energy is 0.2 eV low at 20 Ry and 0.06 eV at 30 Ry,
+against 40 Ry."""
 
 UNMEASURED_CUTOFF = 60 * RYDBERG
 """What every other element asks for: oxides and fluorides of the family need 60 to 90 Ry."""

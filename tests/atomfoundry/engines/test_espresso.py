@@ -184,8 +184,12 @@ def test_electron_settings(tmp_path):
     assert (silicon["nspin"], silicon["tot_magnetization"], silicon["nbnd"]) == (2, 2, 4)
     hydrogen = electron_settings(Atoms("H"), files, smearing_ry=0.01)
     assert hydrogen == {
-        "occupations": "fixed", "nspin": 2, "tot_magnetization": 1, "nbnd": 1,
-        "nosym": True, "noinv": True,
+        "occupations": "fixed",
+        "nspin": 2,
+        "tot_magnetization": 1,
+        "nbnd": 1,
+        "nosym": True,
+        "noinv": True,
     }
     assert "nspin" not in electron_settings(molecule("SiH4"), files, smearing_ry=0.01)
     assert electron_settings(molecule("SiH3"), files, smearing_ry=0.01)["tot_magnetization"] == 1
