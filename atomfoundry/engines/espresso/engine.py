@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +16,12 @@ from atomfoundry.engines.base import Engine, SinglePoint
 from atomfoundry.engines.espresso.cell import boxed, kpoint_grid
 from atomfoundry.engines.espresso.install import find_pw
 from atomfoundry.engines.espresso.occupations import electron_settings
-from atomfoundry.engines.espresso.pseudopotentials import family_name, supported_elements, upf_files
+from atomfoundry.engines.espresso.pseudopotentials import (
+    family_name,
+    minimum_cutoff,
+    supported_elements,
+    upf_files,
+)
 from atomfoundry.errors import ConfigurationError, LabelError
 from atomfoundry.units import RYDBERG
 
@@ -58,7 +65,7 @@ class EspressoEngine(Engine):
     keep_files
         Keep the wave functions' folder.
     input_data
-        Further input of pw.x, ``{"system": {"nbnd": 8}}``; not part of the level of theory.
+        Further input of pw.x, ``{"system": {"nbnd": 8}}``; part of the level of theory.
     """
 
     name: ClassVar[str] = "espresso"
@@ -101,12 +108,35 @@ class EspressoEngine(Engine):
             kpoint_spacing=self.kpoint_spacing,
             smearing=f"gaussian {self.smearing:g}",
             spin="auto",
-            extra={"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift, "open_shell_atoms": "spherical"},
+            extra=self._extra_input()
+            | {"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift, "open_shell_atoms": "spherical"},
         )
+
+    def _extra_input(self) -> dict[str, str | float | bool]:
+        return {"input_data": json.dumps(self.input_data, sort_keys=True)} if self.input_data else {}
 
     def supported_elements(self) -> set[str]:
         """Return the elements with a pseudopotential."""
         return supported_elements()
+
+    def check_elements(self, symbols: Iterable[str]) -> None:
+        """Check that there are pseudopotentials, and that the cutoff is one they can bear.
+
+        Raises
+        ------
+        UnsupportedElementError
+            Naming the elements without one.
+        ConfigurationError
+            If the cutoff is too low for an element: such labels would be wrong without a sign of it.
+        """
+        elements = sorted(set(symbols))
+        super().check_elements(elements)
+        needed = minimum_cutoff(elements)
+        if self.ecutwfc < needed - 1e-6:
+            raise ConfigurationError(
+                f"espresso: a cutoff of {self.ecutwfc:.0f} eV is too low for {' '.join(elements)}.",
+                remedy=f"Set ecutwfc to {needed:.0f} eV or more.",
+            )
 
     def check_available(self) -> None:
         """Check for pw.x and pseudopotentials.
@@ -134,14 +164,11 @@ class EspressoEngine(Engine):
                 remedy="Compute charged molecules with engine 'pyscf'.",
             )
         try:
-            return self._run(atoms, directory, beta=self._beta(atoms), steps=self.max_steps)
+            return self._run(atoms, directory, beta=self.mixing_beta, steps=self.max_steps)
         except LabelError as error:
             if error.reason != "unconverged":
                 raise
-        return self._run(atoms, directory, beta=self._beta(atoms) / 4, steps=2 * self.max_steps)
-
-    def _beta(self, atoms: Atoms) -> float:
-        return self.mixing_beta if atoms.pbc.all() else min(self.mixing_beta, 0.4)
+        return self._run(atoms, directory, beta=self.mixing_beta / 4, steps=2 * self.max_steps)
 
     def _run(self, atoms: Atoms, directory: Path, *, beta: float, steps: int) -> SinglePoint:
         from ase.calculators.espresso import Espresso
@@ -154,6 +181,8 @@ class EspressoEngine(Engine):
             atoms, files, smearing_ry=self.smearing / RYDBERG, empty_bands=self.empty_bands
         )
         periodic = bool(atoms.pbc.all())
+        if not periodic and "nosym" not in system:
+            beta = min(beta, 0.4)
         structure = boxed(atoms, vacuum=self.vacuum)
         if "nspin" in system:
             structure.set_initial_magnetic_moments([system["tot_magnetization"] / len(atoms)] * len(atoms))
@@ -164,7 +193,7 @@ class EspressoEngine(Engine):
             directory=directory,
             pseudopotentials={element: path.name for element, path in files.items()},
             # None makes pw.x use real wave functions at Gamma, half the cost of a complex (1, 1, 1).
-            kpts=grid if max(grid) > 1 or periodic else None,
+            kpts=grid if atoms.pbc.any() or "nosym" in system else None,
             koffset=tuple(int(self.kpoint_shift and n > 1) for n in grid),
             input_data=self._input_data(len(atoms), system, periodic=periodic, beta=beta, steps=steps),
         )

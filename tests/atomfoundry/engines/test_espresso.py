@@ -22,7 +22,7 @@ from atomfoundry.engines.espresso.install import find_pw, psp8_folder
 from atomfoundry.engines.espresso.occupations import atom_bands, electron_settings, group, valence_charge
 from atomfoundry.engines.espresso.pseudopotentials import SPMS_ELEMENTS, upf_files
 from atomfoundry.engines.espresso.upf import cached_upf, read_psp8
-from atomfoundry.errors import EngineUnavailableError, InputError, LabelError
+from atomfoundry.errors import ConfigurationError, EngineUnavailableError, InputError, LabelError
 from atomfoundry.settings import settings
 from atomfoundry.units import RYDBERG
 
@@ -183,7 +183,14 @@ def test_electron_settings(tmp_path):
     silicon = electron_settings(Atoms("Si"), files, smearing_ry=0.01)
     assert (silicon["nspin"], silicon["tot_magnetization"], silicon["nbnd"]) == (2, 2, 4)
     hydrogen = electron_settings(Atoms("H"), files, smearing_ry=0.01)
-    assert hydrogen == {"occupations": "fixed", "nspin": 2, "tot_magnetization": 1, "nbnd": 1}
+    assert hydrogen == {
+        "occupations": "fixed",
+        "nspin": 2,
+        "tot_magnetization": 1,
+        "nbnd": 1,
+        "nosym": True,
+        "noinv": True,
+    }
     assert "nspin" not in electron_settings(molecule("SiH4"), files, smearing_ry=0.01)
     assert electron_settings(molecule("SiH3"), files, smearing_ry=0.01)["tot_magnetization"] == 1
     (tmp_path / "H.upf").write_text("nothing")
@@ -324,6 +331,13 @@ def test_child_dies_with_its_parent(fake_program, tmp_path):
         pytest.fail("pw.x outlived its parent")
 
 
+def test_a_cutoff_that_is_too_low_is_refused():
+    with pytest.raises(ConfigurationError, match="Set ecutwfc to 816 eV"):
+        get_engine("espresso").compute(molecule("H2O"))
+    get_engine("espresso", ecutwfc=60 * RYDBERG).check_elements(["Mg", "O"])
+    get_engine("espresso", **QUICK).check_elements(["Si", "H"])
+
+
 def test_charged_structures_are_refused():
     atoms = bulk("Si")
     atoms.info["charge"] = 1
@@ -349,9 +363,14 @@ class TestReal:
         ]
         assert labelled.calc.results["stress"].shape == (6,)
 
-    def test_hydrogen_atom(self):
-        energy = get_engine("espresso", **QUICK).single_point(Atoms("H")).energy
-        assert energy == pytest.approx(-13.37, abs=0.02)
+    @pytest.mark.parametrize("program", ["pip", "PATH"])
+    def test_hydrogen_atom(self, program):
+        engine = get_engine("espresso", **QUICK, program=program)
+        try:
+            engine.check_available()
+        except EngineUnavailableError as error:
+            pytest.skip(str(error))
+        assert engine.single_point(Atoms("H")).energy == pytest.approx(-13.3743, abs=1e-3)
 
     @pytest.mark.slow
     def test_forces_and_stress_are_derivatives(self):
