@@ -15,7 +15,6 @@ import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
-from atomfoundry.makers.job import foundry_job
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
 from pydantic import Field
 
@@ -30,6 +29,7 @@ from atomfoundry.documents import (
 )
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import LabelError
+from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:
@@ -120,9 +120,7 @@ def label_frames(
             batch.n_computed += label.status == "ok" and mine
             batch.compute_time_s += label.wall_time_s if mine else 0.0
         else:
-            label = _computed(
-                atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid
-            )
+            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
             labels.put(label)
             batch.n_computed += label.status == "ok"
             batch.compute_time_s += label.wall_time_s
@@ -304,9 +302,7 @@ class LabelMaker(Maker):
         if groups:
             engine.check_elements(structures.elements)
             engine.check_available()
-        shell = LabelBatchMaker(
-            name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings
-        )
+        shell = LabelBatchMaker(name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings)
         batches = [shell.make(structures.structures, indices) for indices in groups]
         collect = collect_labels(
             structures,
@@ -322,9 +318,7 @@ class LabelMaker(Maker):
         return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
 
 
-def pending_batches(
-    dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int
-) -> list[list[int]]:
+def pending_batches(dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int) -> list[list[int]]:
     """Group the frames that have no final label, the large ones first so that no long batch starts last.
 
     Parameters

@@ -84,9 +84,7 @@ class AseCalculatorEngine(Engine):
         copy = atoms.copy()
         copy.set_constraint()
         copy.calc = self._class()(**self.calculator_kwargs)
-        energy = copy.get_potential_energy(
-            force_consistent="free_energy" in copy.calc.implemented_properties or None
-        )
+        energy = copy.get_potential_energy(force_consistent="free_energy" in copy.calc.implemented_properties or None)
         stress = None
         if atoms.pbc.all() and "stress" in copy.calc.implemented_properties:
             stress = copy.get_stress()

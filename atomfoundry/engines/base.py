@@ -228,9 +228,7 @@ def _checked(result: SinglePoint, atoms: Atoms) -> SinglePoint:
     forces = np.asarray(result.forces, dtype=float)
     formula = atoms.get_chemical_formula()
     if forces.shape != (len(atoms), 3):
-        raise LabelError(
-            f"{formula}: forces have shape {forces.shape}, not ({len(atoms)}, 3).", reason="no_forces"
-        )
+        raise LabelError(f"{formula}: forces have shape {forces.shape}, not ({len(atoms)}, 3).", reason="no_forces")
     stress = None if result.stress is None else np.asarray(result.stress, dtype=float)
     values = [np.array([result.energy]), forces.ravel()] + ([] if stress is None else [stress])
     if not np.isfinite(np.concatenate(values)).all():

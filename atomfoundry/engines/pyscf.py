@@ -112,9 +112,7 @@ class PyscfEngine(Engine):
             wanted["pyscf.dispersion"] = "pyscf-dispersion"
         for module, package in wanted.items():
             if importlib.util.find_spec(module) is None:
-                raise EngineUnavailableError(
-                    f"{package} is not installed.", remedy=f"Run 'pip install {package}'."
-                )
+                raise EngineUnavailableError(f"{package} is not installed.", remedy=f"Run 'pip install {package}'.")
         from pyscf.dft import libxc
 
         try:

@@ -47,8 +47,6 @@ def get_engine(name: str, **settings: Any) -> Engine:
     if name not in _ENGINES:
         near = difflib.get_close_matches(name.lower(), _ENGINES, n=1, cutoff=0.5)
         hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise UnknownEngineError(
-            f"There is no engine '{name}'.", remedy=f"{hint}Engines: {', '.join(list_engines())}."
-        )
+        raise UnknownEngineError(f"There is no engine '{name}'.", remedy=f"{hint}Engines: {', '.join(list_engines())}.")
     module, kind = _ENGINES[name].split(":")
     return build_engine(getattr(importlib.import_module(module), kind), settings)

@@ -53,9 +53,7 @@ class XtbEngine(Engine):
 
     def __post_init__(self) -> None:
         if self.method not in ("GFN1-xTB", "GFN2-xTB"):
-            raise ConfigurationError(
-                f"xtb: method is '{self.method}'.", remedy="Take 'GFN1-xTB' or 'GFN2-xTB'."
-            )
+            raise ConfigurationError(f"xtb: method is '{self.method}'.", remedy="Take 'GFN1-xTB' or 'GFN2-xTB'.")
 
     @property
     def level(self) -> LevelOfTheory:

@@ -10,13 +10,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from atomfoundry.makers.label import MAX_ATTEMPTS, LabelBatchMaker, LabelMaker, pending_batches
 from jobflow import Flow, run_locally
 
 from atomfoundry.datasets import Dataset, frame_id, with_metadata
 from atomfoundry.documents import LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import EngineUnavailableError, UnsupportedElementError
+from atomfoundry.makers.label import MAX_ATTEMPTS, LabelBatchMaker, LabelMaker, pending_batches
 from atomfoundry.results import Project, use_project
 
 EMT_SETTINGS = {"calculator_class": "ase.calculators.emt.EMT"}
@@ -98,9 +98,7 @@ def _plain(output):
 
 def test_labels_equal_the_calculators_and_order_and_info_stay(project, tmp_path):
     wanted = frames()
-    document = label(
-        project, structure_set(project, wanted, tmp_path), engine_settings=EMT_SETTINGS, batch_size=2
-    )
+    document = label(project, structure_set(project, wanted, tmp_path), engine_settings=EMT_SETTINGS, batch_size=2)
     assert (document.n_requested, document.n_labelled, document.n_failed, document.n_reused) == (6, 6, 0, 0)
     assert document.compute_time_s > 0
     assert document.provenance is not None and document.provenance.job_name == "label collect"
@@ -130,9 +128,7 @@ def test_no_label_is_computed_twice(project, tmp_path, counting):
     assert len(Counting.calls) == 4
     again = label(project, structure_set(project, structures[:4], tmp_path / "b"), engine_settings=counting)
     assert (again.n_labelled, again.n_reused, len(Counting.calls)) == (4, 4, 4)
-    more = label(
-        project, structure_set(project, [*structures, structures[0]], tmp_path), engine_settings=counting
-    )
+    more = label(project, structure_set(project, [*structures, structures[0]], tmp_path), engine_settings=counting)
     assert len(Counting.calls) == 6
     assert (more.n_requested, more.n_labelled, more.n_reused) == (7, 7, 5)
     assert again.frames.sha256 == first.frames.sha256
@@ -195,9 +191,7 @@ def test_a_batch_that_died_leaves_its_frames_as_failures(project, tmp_path, monk
 
     monkeypatch.setattr(LabelBatchMaker, "_labels", die)
     job = LabelMaker(engine="ase", engine_settings=EMT_SETTINGS, batch_size=4).make(structures)
-    run_locally(
-        Flow([job]), store=project.job_store(), ensure_success=False, log=False, raise_immediately=False
-    )
+    run_locally(Flow([job]), store=project.job_store(), ensure_success=False, log=False, raise_immediately=False)
     document = _plain(project.job_store().get_output(job.uuid, load=True))
     assert document["n_failed"] == 6
     assert {failure["reason"] for failure in document["failures"]} == {"batch_failed"}

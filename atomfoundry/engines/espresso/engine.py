@@ -88,13 +88,9 @@ class EspressoEngine(Engine):
     def __post_init__(self) -> None:
         for key in ("ecutwfc", "kpoint_spacing", "smearing", "vacuum", "scf_tolerance", "timeout"):
             if not getattr(self, key) > 0:
-                raise ConfigurationError(
-                    f"espresso: {key} is {getattr(self, key)}.", remedy="It must be positive."
-                )
+                raise ConfigurationError(f"espresso: {key} is {getattr(self, key)}.", remedy="It must be positive.")
         if self.program not in (None, "PATH", "pip"):
-            raise ConfigurationError(
-                f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'."
-            )
+            raise ConfigurationError(f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'.")
 
     @property
     def level(self) -> LevelOfTheory:
@@ -177,9 +173,7 @@ class EspressoEngine(Engine):
 
         grid = kpoint_grid(atoms, spacing=self.kpoint_spacing)
         files = upf_files(atoms.get_chemical_symbols())
-        system = electron_settings(
-            atoms, files, smearing_ry=self.smearing / RYDBERG, empty_bands=self.empty_bands
-        )
+        system = electron_settings(atoms, files, smearing_ry=self.smearing / RYDBERG, empty_bands=self.empty_bands)
         periodic = bool(atoms.pbc.all())
         if not periodic and "nosym" not in system:
             beta = min(beta, 0.4)
@@ -187,9 +181,7 @@ class EspressoEngine(Engine):
         if "nspin" in system:
             structure.set_initial_magnetic_moments([system["tot_magnetization"] / len(atoms)] * len(atoms))
         structure.calc = Espresso(
-            profile=LaunchedProfile(
-                find_pw(self.program), next(iter(files.values())).parent, timeout=self.timeout
-            ),
+            profile=LaunchedProfile(find_pw(self.program), next(iter(files.values())).parent, timeout=self.timeout),
             directory=directory,
             pseudopotentials={element: path.name for element, path in files.items()},
             # None makes pw.x use real wave functions at Gamma, half the cost of a complex (1, 1, 1).

@@ -94,9 +94,7 @@ def test_psp8_becomes_upf_in_rydberg(tmp_path):
     inside = r < 3.985
     assert local[inside] == pytest.approx(-2 / np.maximum(r[inside], 0.5))
     assert local[~inside] == pytest.approx(-2 / r[~inside])
-    assert upf_array(text, "PP_BETA.1")[:400] == pytest.approx(
-        0.01 * np.arange(400) * np.exp(-(r[:400] ** 2))
-    )
+    assert upf_array(text, "PP_BETA.1")[:400] == pytest.approx(0.01 * np.arange(400) * np.exp(-(r[:400] ** 2)))
     assert upf_array(text, "PP_NLCC")[0] == pytest.approx(1.0)
     assert upf_array(text, "PP_RHOATOM")[inside] == pytest.approx(r[inside] ** 2 * np.exp(-2 * r[inside]))
     assert valence_charge(target) == 1
@@ -305,9 +303,7 @@ def test_time_limit_kills_the_child(fake_program, tmp_path):
     assert not Path(f"/proc/{pid.read_text()}").exists()
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="only Linux kills children with their parent"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills children with their parent")
 def test_child_dies_with_its_parent(fake_program, tmp_path):
     pid = tmp_path / "pid"
     fake_program(f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
@@ -358,9 +354,7 @@ class TestReal:
 
     def test_leaves_no_wave_functions(self, tmp_path):
         labelled = get_engine("espresso", **QUICK | {"kpoint_spacing": 2.1}).compute(bulk("Si"), tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [
-            *("espresso.err", "espresso.pwi", "espresso.pwo")
-        ]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*("espresso.err", "espresso.pwi", "espresso.pwo")]
         assert labelled.calc.results["stress"].shape == (6,)
 
     @pytest.mark.parametrize("program", ["pip", "PATH"])
