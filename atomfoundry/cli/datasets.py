@@ -80,7 +80,7 @@ def harvest_command(
         print_json(
             {
                 "files": len(report.files),
-                "skipped": len(report.skipped),
+                "skipped": report.skipped,
                 "frames": len(report.frames),
                 "rejected": [rejection.model_dump(mode="json") for rejection in report.rejections],
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def list_command(as_json: JsonOption = False) -> None:
     """List the engines, and whether each can run here."""
     from atomfoundry.engines import get_engine, list_engines
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in list_engines():
         try:
             engine = get_engine(name)
