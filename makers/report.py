@@ -43,7 +43,7 @@ DEFAULT_TARGETS: list[dict[str, Any]] = [
     {"quantity": "nve_drift", "name": "NVE drift", "target": 0.1, "unit": "meV/atom/ps"},
     {
         "quantity": "forgetting",
-        "name": "Forgetting of forces, replay over naive",
+        "name": "Forgetting of forces (head pt), replay over naive",
         "target": 1.0,
         "unit": "",
     },
@@ -144,7 +144,7 @@ def measured(
         ratios = {
             record.method: record.ratio
             for record in (forgetting.records if forgetting else [])
-            if record.quantity == "forces" and record.head == "ft"
+            if record.quantity == "forces" and record.head == "pt"
         }
         return ratios["replay"] / ratios["naive"] if {"replay", "naive"} <= set(ratios) else None
     for document in benchmarks:

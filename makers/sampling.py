@@ -25,7 +25,9 @@ class SampleMaker(Maker):
     hydrostatic
         Start, stop and number of linear strains, e.g. AtomProNet's ``(-0.1, 0.1, 11)``.
     shear
-        Start, stop and number of shear strains; each is applied to yz, xz and xy in turn.
+        Start, stop and number of shear strains.
+    shear_planes
+        Planes that each of them is applied to.
     rattle_stdevs
         Standard deviations (A) of the Gaussian displacements.
     n_rattle
@@ -49,6 +51,7 @@ class SampleMaker(Maker):
     name: str = "sample structures"
     hydrostatic: tuple[float, float, int] | None = (-0.1, 0.1, 11)
     shear: tuple[float, float, int] | None = (-0.06, 0.06, 2)
+    shear_planes: list[str] = field(default_factory=lambda: ["yz", "xz", "xy"])
     rattle_stdevs: list[float] = field(default_factory=lambda: [0.1])
     n_rattle: int = 2
     n_rattle_sheared: int = 1
@@ -74,6 +77,7 @@ class SampleMaker(Maker):
             list(open_dataset(structures.structures).frames()),
             hydrostatic=self.hydrostatic,
             shear=self.shear,
+            shear_planes=self.shear_planes,
             rattle_stdevs=self.rattle_stdevs,
             n_rattle=self.n_rattle,
             n_rattle_sheared=self.n_rattle_sheared,

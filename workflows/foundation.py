@@ -144,6 +144,8 @@ class FoundationFlowMaker(Maker):
         if self.molecules is not None:
             plan.append((self.molecule_labels, self.molecules))
             plan.append((self.bridge_labels or self.crystal_labels, self.molecules))
+            # free atoms of the molecules' elements are computed at the crystals' level too
+            plan.append((self.crystal_labels, self.molecules))
         for labels, source in plan:
             engine = get_engine(labels.engine, **labels.engine_settings)
             engine.check_available()

@@ -17,6 +17,7 @@ def sample_structures(
     *,
     hydrostatic: Strains | None = None,
     shear: Strains | None = None,
+    shear_planes: Sequence[str] = ("yz", "xz", "xy"),
     rattle_stdevs: Sequence[float] = (),
     n_rattle: int = 0,
     n_rattle_sheared: int = 0,
@@ -38,6 +39,8 @@ def sample_structures(
         What to start from.
     hydrostatic, shear
         Strains, as in ``strain_structures``.
+    shear_planes
+        Planes of the shear.
     rattle_stdevs
         Standard deviations (A) of the displacements.
     n_rattle, n_rattle_sheared
@@ -68,7 +71,7 @@ def sample_structures(
             frames += rattle_structures(atoms, stdev=rattle_stdevs, n=n_rattle, seed=seed)
             continue
         plain = strain_structures(atoms, hydrostatic=hydrostatic) if hydrostatic else [atoms]
-        sheared = strain_structures(atoms, shear=shear) if shear else []
+        sheared = strain_structures(atoms, shear=shear, shear_planes=shear_planes) if shear else []
         if hydrostatic:
             frames += plain
         frames += sheared
