@@ -92,8 +92,10 @@ def build_flow_maker(document: Any, *, where: str, overrides: dict[str, Any] | N
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; a value of ``top`` wins, ``None`` included."""
+    """Merge nested mappings; a value of ``top`` wins, ``None`` included, and another engine drops the old one's settings."""
     merged = dict(base)
+    if "engine" in top and top["engine"] != base.get("engine"):
+        merged.pop("engine_settings", None)
     for key, value in top.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
             merged[key] = merge(merged[key], value)
