@@ -13,6 +13,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.slow
 def test_python_snippets_run(tmp_path: Path) -> None:
     pytest.importorskip("tblite")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
