@@ -170,7 +170,9 @@ def contents(project: Project) -> dict[tuple[str, int], Any]:
     for document in project.job_store().query():
         key = document["uuid"], document["index"]
         assert key not in found
-        found[key] = None if document["name"].endswith(" batch") else plain(document["output"])
+        # how labels were dealt into batches depends on which of two label sets came first
+        if not document["name"].endswith(" batch"):
+            found[key] = plain(document["output"])
     return found
 
 

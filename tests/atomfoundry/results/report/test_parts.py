@@ -238,7 +238,7 @@ def test_jobs_from_documents(sample) -> None:
     assert rows["train base model"].stage == "training"
     assert rows["train base model"].peak_memory_mb == 910.0
     assert rows["fine-tune replay"].stage == "fine-tuning"
-    labels = {row.name: row for row in jobs_from_documents(inputs.label_sets)}["harvest crystals"]
+    labels = {row.name: row for row in jobs_from_documents(inputs.label_sets)}[inputs.label_sets[0].name]
     assert (labels.n_labels, labels.n_reused, labels.n_failed) == (102, 2, 2)
     assert jobs_from_documents([inputs.benchmarks[-1]]) == [], "no provenance, no job"
 
