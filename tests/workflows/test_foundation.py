@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -157,7 +158,7 @@ def killed_run(project: Path, rng: random.Random, kills: int) -> int:
         done += 1
 
 
-def contents(project: Project) -> dict[tuple[str, int], Any]:
+def contents(project: Project) -> dict[str, list[str]]:
     """Return what the run made, without what the clock decides."""
     volatile = {"provenance", "wall_time_s", "training_time_s", "compute_time_s", "n_reused", "html", "headline"}
 
@@ -166,14 +167,18 @@ def contents(project: Project) -> dict[tuple[str, int], Any]:
             return {k: plain(v) for k, v in value.items() if k not in volatile}
         return [plain(item) for item in value] if isinstance(value, list) else value
 
-    found: dict[tuple[str, int], Any] = {}
+    seen: set[tuple[str, int]] = set()
+    found: dict[str, list[str]] = {}
     for document in project.job_store().query():
         key = document["uuid"], document["index"]
-        assert key not in found
-        # how labels were dealt into batches depends on which of two label sets came first
-        if not document["name"].endswith(" batch"):
-            found[key] = plain(document["output"])
-    return found
+        assert key not in seen
+        seen.add(key)
+        # How labels are dealt into batches, and with that the uuids of batches and of references to what joins
+        # them, depends on which of two label sets with common frames came first.
+        if document["name"].endswith(" batch") or document["name"] == "store_inputs":
+            continue
+        found.setdefault(document["name"], []).append(json.dumps(plain(document["output"]), sort_keys=True))
+    return {name: sorted(outputs) for name, outputs in found.items()}
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
