@@ -92,7 +92,7 @@ def build_flow_maker(document: Any, *, where: str, overrides: dict[str, Any] | N
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; a value of ``top`` wins, ``None`` included, and another engine drops the old one's settings."""
+    """Merge nested mappings: a value of ``top`` wins, and another engine drops the old one's settings."""
     merged = dict(base)
     if "engine" in top and top["engine"] != base.get("engine"):
         merged.pop("engine_settings", None)

@@ -23,8 +23,8 @@ def evaluate_command(
     from ase.io import read
 
     from atomfoundry.datasets import Dataset
-    from atomfoundry.models import load_model
     from atomfoundry.models.evaluation import evaluate
+    from atomfoundry.models.io import load_model
 
     loaded = load_model(model)
     if data.is_dir():
