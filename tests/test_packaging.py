@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -33,6 +34,22 @@ def test_no_package_is_forgotten(pyproject: dict) -> None:
             parts = init.parent.relative_to(ROOT / folder).parts
             found.add(".".join((package, *parts)))
     assert found == set(pyproject["tool"]["setuptools"]["packages"])
+
+
+def test_every_import_is_declared(pyproject: dict) -> None:
+    modules = {"bson": "pymongo", "yaml": "pyyaml"}
+    project = pyproject["project"]
+    names = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    declared = {re.split(r"[^A-Za-z0-9_-]", name)[0].lower().replace("-", "_") for name in names}
+    here = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    for folder in (*FOLDERS, "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found = [node.module]
+                for name in {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - here:
+                    assert modules.get(name, name) in declared | {"atomfoundry"}, f"{path}: {name}"
 
 
 def test_version_is_one(pyproject: dict) -> None:
