@@ -13,21 +13,24 @@ help:
 	@echo "make test-slow    the long physics and the many kills too"
 	@echo "make lint         ruff, mypy, import-linter"
 
+# uv installs the many packages several times faster than pip; torch stays pip's, so that a local wheel is found
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-compile "$(TORCH)" uv
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e .
+	$(UV) -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(UV) -e ".[test]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e ".[dev]" --config-settings editable_mode=strict
+	$(UV) -e ".[dev]" --config-settings editable_mode=strict
 	@touch $@ $(VENV)/.test $(VENV)/.installed
 
 install: $(VENV)/.installed
@@ -37,10 +40,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/atomfoundry run quickstart --project $(PROJECT)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 --dist loadgroup -m "not slow" --durations 15
 
 test-slow: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 --dist loadgroup -m slow --durations 10
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

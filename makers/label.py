@@ -108,11 +108,11 @@ def label_frames(
         If no frame could be computed, e.g. because the code is not installed.
     """
     todo = {frame_id(atoms): atoms for atoms in frames}
-    known = labels.get_many(todo, level_id)
     batch = LabelBatchDoc()
     for number, (key, atoms) in enumerate(todo.items(), start=1):
         report_progress(f"label {number}/{len(todo)} {atoms.get_chemical_formula()}", number / len(todo))
-        earlier = known.get(key)
+        # asked anew for every frame: another batch may have computed it meanwhile
+        earlier = labels.get_many([key], level_id).get(key)
         if earlier is not None and is_settled(earlier, job_uuid=job_uuid):
             label = earlier
             mine = job_uuid is not None and label.job_uuid == job_uuid
@@ -243,10 +243,11 @@ class LabelBatchMaker(AseRelaxMaker):
             If the engine's code is not installed.
         """
         engine = get_engine(self.engine, **self.engine_settings)
-        engine.check_available()
-        dataset = Dataset.open(current_artifacts().fetch(structures))
+        frames = list(Dataset.open(current_artifacts().fetch(structures)).frames(list(indices)))
+        if unsettled(frames, current_labels(), engine.level.id):
+            engine.check_available()
         return label_frames(
-            dataset.frames(list(indices)),
+            frames,
             self._labels,
             current_labels(),
             engine=self.engine,
@@ -298,11 +299,11 @@ class LabelMaker(Maker):
         """
         engine = get_engine(self.engine, **self.engine_settings)
         dataset = Dataset.open(current_artifacts().fetch(structures.structures))
-        groups = pending_batches(dataset, current_labels(), engine.level.id, batch_size=self.batch_size)
-        if groups:
+        if unsettled(dataset.frames(), current_labels(), engine.level.id):
             engine.check_elements(structures.elements)
             engine.check_available()
         shell = LabelBatchMaker(name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings)
+        groups = deal_batches(dataset, batch_size=self.batch_size)
         batches = [shell.make(structures.structures, indices) for indices in groups]
         collect = collect_labels(
             structures,
@@ -318,17 +319,16 @@ class LabelMaker(Maker):
         return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
 
 
-def pending_batches(dataset: Dataset, labels: LabelStore, level_id: str, *, batch_size: int) -> list[list[int]]:
-    """Group the frames that have no final label, the large ones first so that no long batch starts last.
+def deal_batches(dataset: Dataset, *, batch_size: int) -> list[list[int]]:
+    """Deal the frames of a structure set into batches, the large ones first so that no long batch starts last.
+
+    Frames whose label exists are dealt as well: the jobs, and so their uuids, depend on the structures alone and
+    not on what other label sets of the flow have computed by then.
 
     Parameters
     ----------
     dataset
         The structures.
-    labels
-        The table of labels.
-    level_id
-        Id of the level of theory.
     batch_size
         Frames in one batch.
 
@@ -340,10 +340,15 @@ def pending_batches(dataset: Dataset, labels: LabelStore, level_id: str, *, batc
     first: dict[str, tuple[int, int]] = {}
     for index, atoms in enumerate(dataset.frames()):
         first.setdefault(frame_id(atoms), (len(atoms), index))
-    known = labels.get_many(first, level_id)
-    open_frames = [place for key, place in first.items() if not is_settled(known.get(key))]
-    order = [index for _, index in sorted(open_frames, key=lambda place: (-place[0], place[1]))]
+    order = [index for _, index in sorted(first.values(), key=lambda place: (-place[0], place[1]))]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def unsettled(frames: Iterable[Atoms], labels: LabelStore, level_id: str) -> bool:
+    """Tell whether a frame has neither a label nor a final failure at a level of theory."""
+    keys = [frame_id(atoms) for atoms in frames]
+    known = labels.get_many(keys, level_id)
+    return not all(is_settled(known.get(key)) for key in keys)
 
 
 @foundry_job(config=JobConfig(on_missing_references=OnMissing.NONE), output_schema=LabelSetDoc)

@@ -103,13 +103,20 @@ class FoundationFlowMaker(Maker):
         return maker
 
     def with_structures(self, files: Iterable[str | Path]) -> Self:
-        """Return a copy that starts from the user's files: 3-D periodic ones are crystals, the others molecules."""
+        """Return a copy that starts from the user's files: 3-D periodic ones are crystals, the others molecules.
+
+        The crystal engine's settings are made to serve any crystal of their elements.
+        """
+        from atomfoundry.engines import get_engine
         from atomfoundry.errors import StructureError
         from atomfoundry.sources import fetch_structures
 
         crystals, molecules = [], []
+        elements: set[str] = set()
         for path in files:
-            kinds = {bool(atoms.pbc.all()) for atoms in fetch_structures([path])}
+            structures = fetch_structures([path])
+            elements |= {symbol for atoms in structures for symbol in atoms.get_chemical_symbols()}
+            kinds = {bool(atoms.pbc.all()) for atoms in structures}
             if len(kinds) > 1:
                 raise StructureError(
                     f"{path} mixes periodic and non-periodic structures.", remedy="Split it into two files."
@@ -120,8 +127,11 @@ class FoundationFlowMaker(Maker):
                 "None of the given structures is periodic in three dimensions.",
                 remedy="Give at least one crystal: the model's base level and the benchmarks need it.",
             )
+        labels = self.crystal_labels
+        settings = get_engine(labels.engine, **labels.engine_settings).settings_for(elements)
         return replace(
             self,
+            crystal_labels=replace(labels, engine_settings=settings),
             crystals=StructuresMaker.from_files(crystals, name="crystals"),
             molecules=StructuresMaker.from_files(molecules, name="molecules") if molecules else None,
             task=None,

@@ -102,6 +102,21 @@ class Engine(ABC):
         """Tell whether all elements can be computed."""
         return set(elements) <= self.supported_elements()
 
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings that serve any structure of these elements, where this engine's own were tuned to one.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols, repeats allowed.
+
+        Returns
+        -------
+        dict
+            As ``get_engine`` takes them.
+        """
+        return self.settings()
+
     def check_elements(self, symbols: Iterable[str]) -> None:
         """Check that all elements can be computed.
 

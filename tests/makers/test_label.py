@@ -16,7 +16,7 @@ from atomfoundry.datasets import Dataset, frame_id, with_metadata
 from atomfoundry.documents import LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import EngineUnavailableError, UnsupportedElementError
-from atomfoundry.makers.label import MAX_ATTEMPTS, LabelBatchMaker, LabelMaker, pending_batches
+from atomfoundry.makers.label import MAX_ATTEMPTS, LabelBatchMaker, LabelMaker, deal_batches
 from atomfoundry.results import Project, use_project
 
 EMT_SETTINGS = {"calculator_class": "ase.calculators.emt.EMT"}
@@ -166,10 +166,10 @@ def test_all_failed_is_an_empty_set(project, tmp_path, counting):
     assert len(Dataset.open(project.artifacts.fetch(document.frames))) == 0
 
 
-def test_batches_put_the_large_first_and_repeat_nothing(project, tmp_path):
+def test_batches_put_the_large_first_and_repeat_nothing(tmp_path):
     structures = frames()
     dataset = Dataset.create(tmp_path / "d", [structures[0], structures[3], structures[0], structures[5]])
-    assert pending_batches(dataset, project.labels(), "level", batch_size=2) == [[3, 1], [0]]
+    assert deal_batches(dataset, batch_size=2) == [[3, 1], [0]]
 
 
 def test_what_stops_everything_stops_before_any_batch(project, tmp_path):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from atomfoundry.engines import get_engine
 from atomfoundry.results import Project, ResultsDB, open_results
 from atomfoundry.results.lineage import lineage
 from atomfoundry.running import RunResult, run
 from atomfoundry.workflows import FoundationFlowMaker, load_preset
+
+pytestmark = pytest.mark.xdist_group("short flow")  # all share one run of it
 
 SOURCE_EPSILON, TARGET_EPSILON = 0.40, 0.42
 
@@ -129,72 +134,133 @@ def test_another_seed_is_another_flow(undisturbed: RunResult) -> None:
     assert prepare(maker.make()).run_id != undisturbed.run_id
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[2])
+NURSERY = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
 from test_foundation import short_flow
+import torch, atomfoundry.models.finetuning, atomfoundry.models.uncertainty, atomfoundry.results.report
 from atomfoundry.running import run
-sys.exit(0 if run(short_flow().make(), project=sys.argv[1], workers=2, progress=False).ok else 1)
+print("ready", flush=True)
+for line in sys.stdin:
+    workers, project = line.rstrip("\\n").split(" ", 1)
+    child = os.fork()
+    if not child:
+        os.setsid()
+        code = 1
+        try:
+            code = 0 if run(short_flow().make(), project=project, workers=int(workers), progress=False).ok else 1
+        finally:
+            os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def killed_run(project: Path, rng: random.Random, kills: int) -> int:
-    """Run the flow, killing its whole process group up to so many times; return how often it was killed."""
-    done = 0
-    while True:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", SCRIPT, str(project), str(Path(__file__).parent)],
-            start_new_session=True,
+class Nursery:
+    """A process that has imported everything and forks the runs that shall be killed, so that each starts at once."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", NURSERY, str(Path(__file__).parent)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        deadline = time.monotonic() + rng.uniform(3.0, 15.0)
-        while process.poll() is None and (done >= kills or time.monotonic() < deadline):
-            time.sleep(0.05)
-        if process.returncode is not None:
-            assert process.returncode == 0
-            return done
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        done += 1
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def run(self, project: Path, *, workers: int, kill_after: float | None) -> bool:
+        """Run the flow with so many worker processes (0: within the process itself); tell if it was killed."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{workers} {project}\n")
+        self.process.stdin.flush()
+        group = int(self._line())
+        killer = threading.Timer(kill_after or 0.0, kill_group, [group])
+        if kill_after is not None:
+            killer.start()
+        code = int(self._line())
+        killer.cancel()
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def contents(project: Project) -> dict[str, list[str]]:
-    """Return what the run made, without what the clock decides."""
-    volatile = {"provenance", "wall_time_s", "training_time_s", "compute_time_s", "n_reused", "html", "headline"}
+def kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+def contents(project: Project) -> dict[tuple[str, int], tuple[str, str]]:
+    """Return name and output of every job by its uuid, without what the clock and the order of jobs decide."""
+    clock = {"provenance", "wall_time_s", "training_time_s", "compute_time_s", "html", "headline"}
+    order = {"n_reused", "n_computed"}
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items() if k not in volatile}
+            return {k: plain(v) for k, v in value.items() if k not in clock | order}
         return [plain(item) for item in value] if isinstance(value, list) else value
 
-    seen: set[tuple[str, int]] = set()
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, int], tuple[str, str]] = {}
     for document in project.job_store().query():
         key = document["uuid"], document["index"]
-        assert key not in seen
-        seen.add(key)
-        # How labels are dealt into batches, and with that the uuids of batches and of references to what joins
-        # them, depends on which of two label sets with common frames came first.
-        if document["name"].endswith(" batch") or document["name"] == "store_inputs":
-            continue
-        found.setdefault(document["name"], []).append(json.dumps(plain(document["output"]), sort_keys=True))
-    return {name: sorted(outputs) for name, outputs in found.items()}
+        assert key not in found
+        found[key] = document["name"], json.dumps(plain(document["output"]), sort_keys=True)
+    return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [1])
-def test_kills_change_nothing(undisturbed: RunResult, tmp_path: Path, kills: int) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_kills_change_nothing(undisturbed: RunResult, nursery: Nursery, tmp_path: Path, kills: int) -> None:
     rng = random.Random(2026)
-    expected = contents(undisturbed.project)
-    left = kills
-    for number in range(kills):
+    expected, labels = contents(undisturbed.project), label_keys(undisturbed.project)
+    left, number = kills, 0
+    while left:
         project = Project.open_or_create(tmp_path / str(number))
-        left -= killed_run(project.path, rng, left)
+        number += 1
+        again = True
+        while again:
+            workers = 2 if rng.random() < 0.2 else 0
+            moment = rng.uniform(0.2, 6.0) + 8.0 * (workers > 0)  # workers import everything first
+            again = nursery.run(project.path, workers=workers, kill_after=moment if left else None)
+            left -= again
         assert contents(project) == expected
-        labels = Counter((r.document.frame_id, r.document.level_id) for r in open_results(project).labels())
-        assert labels == Counter(
-            (r.document.frame_id, r.document.level_id) for r in open_results(undisturbed.project).labels()
-        )
-        if left <= 0:
-            break
-    assert left <= 0
+        assert label_keys(project) == labels
+
+
+def label_keys(project: Project) -> Counter[tuple[str, str]]:
+    return Counter((r.document.frame_id, r.document.level_id) for r in open_results(project).labels())
+
+
+def test_own_structures_get_settings_that_serve_them(tmp_path: Path) -> None:
+    from ase.build import bulk, molecule
+
+    files = tmp_path / "aluminium.cif", tmp_path / "water.xyz"
+    bulk("Al").write(files[0])
+    molecule("H2O").write(files[1])
+    preset = load_preset("quickstart")
+    assert isinstance(preset, FoundationFlowMaker)
+    maker = preset.with_structures(files)
+    assert maker.task is None
+    assert [atoms.get_chemical_formula() for atoms in maker.crystals.structures()] == ["Al"]
+    assert maker.molecules is not None
+    assert [atoms.get_chemical_formula() for atoms in maker.molecules.structures()] == ["H2O"]
+    settings = maker.crystal_labels.engine_settings
+    get_engine("espresso", **settings).check_elements(["Al", "H", "O"])
+    assert settings["kpoint_spacing"] <= 0.4
+    assert not settings["kpoint_shift"]
+    assert preset.crystal_labels.engine_settings["kpoint_shift"]
+    assert settings["scf_tolerance"] == preset.crystal_labels.engine_settings["scf_tolerance"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -115,6 +116,20 @@ class EspressoEngine(Engine):
         """Return the elements with a pseudopotential."""
         return supported_elements()
 
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings with a cutoff that all elements can bear, and k-points for any crystal.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols.
+        """
+        return self.settings() | {
+            "ecutwfc": max(self.ecutwfc, minimum_cutoff(symbols)),
+            "kpoint_spacing": min(self.kpoint_spacing, type(self).kpoint_spacing),
+            "kpoint_shift": False,
+        }
+
     def check_elements(self, symbols: Iterable[str]) -> None:
         """Check that there are pseudopotentials, and that the cutoff is one they can bear.
 
@@ -130,8 +145,8 @@ class EspressoEngine(Engine):
         needed = minimum_cutoff(elements)
         if self.ecutwfc < needed - 1e-6:
             raise ConfigurationError(
-                f"espresso: a cutoff of {self.ecutwfc:.0f} eV is too low for {' '.join(elements)}.",
-                remedy=f"Set ecutwfc to {needed:.0f} eV or more.",
+                f"espresso: a cutoff of {self.ecutwfc:.6g} eV is too low for {' '.join(elements)}.",
+                remedy=f"Set ecutwfc to {math.ceil(needed)} eV or more.",
             )
 
     def check_available(self) -> None:

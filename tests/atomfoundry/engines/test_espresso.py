@@ -331,7 +331,7 @@ def test_child_dies_with_its_parent(fake_program, tmp_path):
 
 
 def test_a_cutoff_that_is_too_low_is_refused():
-    with pytest.raises(ConfigurationError, match="Set ecutwfc to 816 eV"):
+    with pytest.raises(ConfigurationError, match="Set ecutwfc to 817 eV"):
         get_engine("espresso").compute(molecule("H2O"))
     get_engine("espresso", ecutwfc=60 * RYDBERG).check_elements(["Mg", "O"])
     get_engine("espresso", **QUICK).check_elements(["Si", "H"])
