@@ -40,6 +40,8 @@ class TrainMaker(Maker):
         Fields of :class:`~atomfoundry.models.AllegroConfig` that differ from its defaults (Allegro-FM64).
     training
         Fields of :class:`~atomfoundry.models.training.TrainingSettings` that differ from its defaults.
+    head_weights
+        Head -> weight of its loss; 1 where not given.
     seed
         Seed of the initial weights and of the shuffling.
     """
@@ -48,6 +50,7 @@ class TrainMaker(Maker):
     kind: str = "base"
     architecture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    head_weights: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
     @foundry_job(output_schema=ModelDoc)
@@ -78,6 +81,12 @@ class TrainMaker(Maker):
         for head, frames in training.items():
             if not frames:
                 raise DatasetError(f"Dataset '{datasets[head].name}' has no training frames.", remedy="Add structures.")
+        unknown = sorted(set(self.head_weights) - set(datasets))
+        if unknown:
+            raise ConfigurationError(
+                f"{self.name}: head_weights names {', '.join(unknown)}, which is no head.",
+                remedy=f"The heads are {', '.join(datasets)}.",
+            )
         settings = training_settings(self.training, seed=self.seed, where=self.name)
         if start is None:
             model: Allegro | AllegroConfig = self._config(datasets, training)
@@ -89,6 +98,7 @@ class TrainMaker(Maker):
             validation or None,
             settings=settings,
             directory=Path.cwd(),
+            head_weights=self.head_weights,
             callback=progress_callback(settings.max_epochs),
         )
         return model_document(
