@@ -168,6 +168,8 @@ def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_p
         TrainMaker(training={"max_epoch": 3}).make.original(
             TrainMaker(training={"max_epoch": 3}), {"pt": chain["base"]}
         )
+    with pytest.raises(ConfigurationError, match="head_weights names ft"):
+        TrainMaker().make.original(TrainMaker(head_weights={"ft": 0.1}), {"pt": chain["base"]})
     with pytest.raises(ConfigurationError, match="cut_off"):
         TrainMaker(architecture={"cut_off": 3}).make.original(
             TrainMaker(architecture={"cut_off": 3}), {"pt": chain["base"]}
