@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
@@ -26,7 +24,7 @@ def md_snapshots(
     seed: int,
     timestep: float = 1.0,
     equilibration: int = 0,
-    ensemble: Literal["nvt", "nve"] = "nvt",
+    ensemble: str = "nvt",
     friction: float = 0.01,
     min_distance_factor: float = 0.4,
 ) -> list[Atoms]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -33,6 +33,18 @@ def _counts(composition: str | Mapping[str, int]) -> dict[str, int]:
     return {symbol: int(count) for symbol, count in sorted(counts.items(), key=lambda item: atomic_numbers[item[0]])}
 
 
+def _groups(space_groups: Sequence[int] | str | None) -> list[int]:
+    if space_groups is None:
+        return [1]
+    if space_groups == "any":
+        return list(range(1, 231))
+    if isinstance(space_groups, str) or not space_groups:
+        raise StructureError(f"There are no space groups {space_groups!r}.", remedy="Give numbers, 'any' or None.")
+    for number in space_groups:
+        operations(int(number))
+    return [int(number) for number in space_groups]
+
+
 def random_structures(
     composition: str | Mapping[str, int],
     *,
@@ -42,7 +54,7 @@ def random_structures(
     volume_per_atom: tuple[float, float] | None = None,
     min_distance_factor: float = 0.8,
     min_distances: Mapping[str, float] | None = None,
-    space_groups: Sequence[int] | Literal["any"] | None = None,
+    space_groups: Sequence[int] | str | None = None,
 ) -> list[Atoms]:
     """Return random crystals: starting points of a random structure search.
 
@@ -90,17 +102,13 @@ def random_structures(
             f"{n} structures of {formula_units} formula units with {low:g} to {high:g} A^3/atom are not possible.",
             remedy="Give n >= 0, at least one number of formula units >= 1 and 0 < smallest <= largest volume.",
         )
-    groups = [1] if space_groups is None else list(range(1, 231)) if space_groups == "any" else list(space_groups)
-    for number in groups:
-        operations(int(number))
-    if not groups:
-        raise StructureError("No space group was named.", remedy="Give numbers, 'any' or None.")
+    groups = _groups(space_groups)
     name = "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in counts.items())
     frames = []
     for index in range(n):
         rng = np.random.default_rng([seed, index])
         for _ in range(_TRIES):
-            group_number = int(groups[rng.integers(len(groups))])
+            group_number = groups[rng.integers(len(groups))]
             units = int(formula_units[rng.integers(len(formula_units))])
             volume = float(rng.uniform(low, high))
             atoms = _draw({s: m * units for s, m in counts.items()}, group_number, volume, limits, rng)

@@ -112,28 +112,59 @@ def normal_mode_structures(
 ) -> list[Atoms]:
     """Return structures displaced along the normal modes as a harmonic system is at a temperature.
 
+    Parameters
+    ----------
+    atoms, calculator, displacement
+        As in ``normal_modes``: 6 N force calls.
+    temperature, n, seed, quantum, softest, min_distance_factor
+        As in ``displaced_structures``, which takes modes that are known already.
+    """
+    modes = normal_modes(atoms, calculator, displacement=displacement)
+    return displaced_structures(
+        atoms,
+        modes,
+        temperature=temperature,
+        n=n,
+        seed=seed,
+        quantum=quantum,
+        softest=softest,
+        min_distance_factor=min_distance_factor,
+    )
+
+
+def displaced_structures(
+    atoms: Atoms,
+    modes: NormalModes,
+    *,
+    temperature: float,
+    n: int,
+    seed: int,
+    quantum: bool = False,
+    softest: float = 50.0,
+    min_distance_factor: float = 0.6,
+) -> list[Atoms]:
+    """Return structures displaced along given normal modes as a harmonic system is at a temperature.
+
     The mass-weighted amplitude of a mode is normally distributed with variance kT / omega^2, or, with the zero-point
     motion, hbar / (2 omega) coth(hbar omega / 2 kT).
 
     Parameters
     ----------
     atoms
-        A structure near a minimum.
-    calculator
-        Any ASE calculator with forces; called 6 N times.
+        The structure whose modes they are.
+    modes
+        From ``normal_modes``.
     temperature
         K.
     n
         Number of structures.
     seed
-        The amplitudes depend on it, the structure and the copy's number alone.
+        The amplitudes depend on it, the structure, the temperature and the copy's number alone.
     quantum
         With zero-point motion.
     softest
         Modes softer than this (1/cm), imaginary ones too, are displaced as if they had this frequency: the harmonic
         amplitude of a very soft mode would have no bound. ``info["deformation"]["n_soft"]`` counts them.
-    displacement
-        For the central differences, A.
     min_distance_factor
         Structures with atoms nearer than this times the sum of their covalent radii are drawn again.
 
@@ -153,7 +184,6 @@ def normal_mode_structures(
             remedy="Give n >= 0, a temperature >= 0 and softest > 0.",
         )
     base = with_metadata(clean_frame(atoms))
-    modes = normal_modes(base, calculator, displacement=displacement)
     omegas = np.maximum(modes.frequencies, softest) * _PER_CM
     heat = KB * temperature
     if quantum:

@@ -197,7 +197,7 @@ def test_md_refusals() -> None:
     with pytest.raises(StructureError, match="exploded"):
         md_snapshots(bulk("Cu", cubic=True), EMT(), temperature=300.0, timestep=200.0, **run)
     with pytest.raises(StructureError, match="no ensemble 'npt'"):
-        md_snapshots(bulk("Cu"), EMT(), temperature=300.0, ensemble="npt", **run)  # type: ignore[arg-type]
+        md_snapshots(bulk("Cu"), EMT(), temperature=300.0, ensemble="npt", **run)
     with pytest.raises(StructureError, match="not possible"):
         md_snapshots(bulk("Cu"), EMT(), temperature=0.0, **run)
 
