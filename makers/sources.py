@@ -52,16 +52,23 @@ class StructuresMaker(Maker):
     def from_files(cls, paths: Iterable[str | Path], *, name: str = "fetch structures") -> Self:
         """Make a Maker of files; each is read once here, so that a bad one is refused before anything runs.
 
+        Parameters
+        ----------
+        paths
+            Files, patterns or folders; the Maker names every single file.
+        name
+            Name of the job and of the structure set.
+
         Raises
         ------
         StructureError
             If a file is missing, unreadable or holds an impossible structure.
         """
-        from atomfoundry.sources import fetch_structures
+        from atomfoundry.sources import expand_paths, fetch_structures
 
         files: dict[str, str] = {}
-        for path in paths:
-            resolved = Path(path).expanduser().resolve()
+        for path in expand_paths(paths):
+            resolved = path.resolve()
             fetch_structures([resolved])
             files[str(resolved)] = hash_file(resolved)
         return cls(name=name, files=files)
