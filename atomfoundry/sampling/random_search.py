@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atomfoundry.datasets import unique_frames, with_metadata
 from atomfoundry.errors import StructureError
 from atomfoundry.sampling.distances import nearer_than, smallest_distances
-from atomfoundry.sampling.space_groups import centring, operations, random_cell, random_orbit
+from atomfoundry.sampling.space_groups import centring, fillable, operations, random_cell, random_orbit
 
 _TRIES = 2000
 _NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
@@ -108,8 +108,8 @@ def random_structures(
     for index in range(n):
         rng = np.random.default_rng([seed, index])
         for _ in range(_TRIES):
-            group_number = groups[rng.integers(len(groups))]
-            units = int(formula_units[rng.integers(len(formula_units))])
+            group_number = groups[int(rng.integers(len(groups)))]
+            units = int(formula_units[int(rng.integers(len(formula_units)))])
             volume = float(rng.uniform(low, high))
             atoms = _draw({s: m * units for s, m in counts.items()}, group_number, volume, limits, rng)
             if atoms is not None:
@@ -142,6 +142,8 @@ def _draw(
     """Return a structure of a space group, None where this draw met no allowed one."""
     group = operations(number)
     cells = centring(group)
+    if not all(fillable(number, count * cells) for count in counts.values()):
+        return None
     cell = random_cell(group, volume * sum(counts.values()) * cells, rng)
     symbols: list[str] = []
     scaled = np.zeros((0, 3))
@@ -149,7 +151,7 @@ def _draw(
     for symbol in sorted(counts, key=lambda s: (-covalent_radii[atomic_numbers[s]], s)):
         missing = counts[symbol] * cells
         while missing:
-            orbit = random_orbit(group, cell, missing, rng)
+            orbit = random_orbit(number, missing, rng)
             if orbit is None:
                 return None
             names = [*symbols, *[symbol] * len(orbit)]

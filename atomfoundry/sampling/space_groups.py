@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from atomfoundry.errors import StructureError
 Operations = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _SAME = 1e-6
-_TRIES = 60
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +26,8 @@ def _hall_numbers() -> dict[int, int]:
         # spglib announces another way of telling errors; none can happen here.
         warnings.simplefilter("ignore", DeprecationWarning)
         for hall in range(1, 531):
-            first.setdefault(int(spglib.get_spacegroup_type(hall).number), hall)
+            kind: Any = spglib.get_spacegroup_type(hall)
+            first.setdefault(int(kind.number), hall)
     return first
 
 
@@ -45,7 +46,7 @@ def operations(number: int) -> Operations:
         raise StructureError(f"There is no space group {number}.", remedy="Space groups have numbers 1 to 230.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = spglib.get_symmetry_from_database(_hall_numbers()[number])
+        found: Any = spglib.get_symmetry_from_database(_hall_numbers()[number])
     return np.asarray(found["rotations"], dtype=np.float64), np.asarray(found["translations"], dtype=np.float64)
 
 
@@ -79,54 +80,68 @@ def random_cell(group: Operations, volume: float, rng: np.random.Generator) -> N
     return np.asarray(cell * (volume / abs(np.linalg.det(cell))) ** (1 / 3), dtype=np.float64)
 
 
-def _orbit(group: Operations, point: NDArray[np.float64]) -> NDArray[np.float64]:
-    images = (group[0] @ point + group[1]) % 1.0
-    # 0.9999999 and 0 are one point.
-    images[images > 1 - _SAME] = 0.0
-    _, first = np.unique(images.round(5) % 1.0, axis=0, return_index=True)
-    return np.asarray(images[np.sort(first)])
+@lru_cache(maxsize=1)
+def _grid() -> NDArray[np.float64]:
+    """Return points that hold one of every kind of site of every space group: multiples of 1/24."""
+    steps = np.arange(24) / 24
+    return np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def random_orbit(
-    group: Operations, cell: NDArray[np.float64], largest: int, rng: np.random.Generator
-) -> NDArray[np.float64] | None:
-    """Return the scaled positions ``[k, 3]``, k <= ``largest``, of a random point and all its images.
+@lru_cache(maxsize=256)
+def _grid_multiplicities(number: int) -> NDArray[np.int16]:
+    """Return how many images the group gives each point of the grid."""
+    rotations, translations = operations(number)
+    grid = _grid()
+    fixed = np.zeros(len(grid), dtype=np.int16)
+    for rotation, translation in zip(rotations, translations, strict=True):
+        difference = grid @ (rotation - np.eye(3)).T + translation
+        fixed += np.abs(difference - np.rint(difference)).max(axis=1) < _SAME
+    return (len(rotations) // fixed).astype(np.int16)
 
-    A general point has as many images as there are operations. Smaller orbits come of pulling a point into the middle
-    of those of its images that are within a random distance, until it is a site that these operations leave fixed.
+
+@lru_cache(maxsize=256)
+def multiplicities(number: int) -> tuple[int, ...]:
+    """Return the sizes of the orbits of a space group in its conventional cell (its Wyckoff multiplicities)."""
+    return tuple(sorted({int(size) for size in _grid_multiplicities(number)}))
+
+
+@lru_cache(maxsize=4096)
+def fillable(number: int, count: int) -> bool:
+    """Tell whether ``count`` atoms of the conventional cell can be a sum of orbits of the group."""
+    return count == 0 or any(fillable(number, count - size) for size in multiplicities(number) if size <= count)
+
+
+def random_orbit(number: int, missing: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    """Return the scaled positions ``[k, 3]`` of a random site and all its images, k <= ``missing``.
+
+    The size of the orbit is drawn among those that leave a number which can still be filled; then a site of that size;
+    then its free coordinates: a random vector averaged over the operations that leave the site where it is.
 
     Parameters
     ----------
-    group
-        Operations of the space group.
-    cell
-        Cell vectors ``[3, 3]``, A.
-    largest
-        Most atoms there is room for.
+    number
+        Space group.
+    missing
+        Atoms that are still to be placed in the conventional cell.
     rng
         Random numbers.
 
     Returns
     -------
     ndarray or None
-        None if chance found no small enough orbit.
+        None if no sum of orbits makes up what is missing.
     """
-    reach = abs(np.linalg.det(cell)) ** (1 / 3)
-    for _ in range(_TRIES):
-        point = rng.random(3)
-        if largest < len(group[0]):
-            radius = rng.random() * reach
-            for _ in range(8):
-                difference = group[0] @ point + group[1] - point
-                difference -= np.rint(difference)
-                lengths = np.linalg.norm(difference @ cell, axis=1)
-                near = difference[lengths < radius]
-                point = point + near.mean(axis=0)
-                if np.abs(near).max() < _SAME / 10:
-                    break
-            else:
-                continue
-        orbit = _orbit(group, point)
-        if len(orbit) <= largest:
-            return orbit
-    return None
+    sizes = [size for size in multiplicities(number) if size <= missing and fillable(number, missing - size)]
+    if not sizes:
+        return None
+    candidates = np.flatnonzero(_grid_multiplicities(number) == sizes[rng.integers(len(sizes))])
+    point = _grid()[candidates[rng.integers(len(candidates))]]
+    rotations, translations = operations(number)
+    difference = rotations @ point + translations - point
+    fixing = np.abs(difference - np.rint(difference)).max(axis=1) < _SAME
+    point = point + rotations[fixing].mean(axis=0) @ rng.uniform(-0.5, 0.5, size=3)
+    images = (rotations @ point + translations) % 1.0
+    # 0.9999999 and 0 are one point.
+    images[images > 1 - _SAME] = 0.0
+    _, first = np.unique(images.round(5) % 1.0, axis=0, return_index=True)
+    return np.asarray(images[np.sort(first)])

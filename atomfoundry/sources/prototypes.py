@@ -24,8 +24,8 @@ _ASE = {
 }
 """Prototypes that ``ase.build.bulk`` builds, and their number of elements."""
 
-_SPACE_GROUP = {
-    # a simple table of (space group, sites, number of the element on each)
+_SPACE_GROUP: dict[str, tuple[int, list[tuple[float, float, float]], list[int]]] = {
+    # space group, sites, number of the element on each
     "fluorite": (225, [(0, 0, 0), (0.25, 0.25, 0.25)], [0, 1]),
     "antifluorite": (225, [(0.25, 0.25, 0.25), (0, 0, 0)], [0, 1]),
     "perovskite": (221, [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)], [0, 1, 2]),

@@ -26,7 +26,7 @@ from atomfoundry.sampling import (
     strain_grid,
     strain_structures,
 )
-from atomfoundry.sampling.space_groups import centring, operations, random_cell
+from atomfoundry.sampling.space_groups import centring, fillable, multiplicities, operations, random_cell, random_orbit
 from atomfoundry.units import KB
 
 
@@ -272,3 +272,27 @@ def test_random_refusals() -> None:
         random_structures("Si", n=1, seed=0, min_distances={"Si-O": 1.0})
     with pytest.raises(StructureError, match="No random structure of Si"):
         random_structures("Si", n=1, seed=0, volume_per_atom=(3.0, 3.1), formula_units=[2])
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes"),
+    [
+        (1, (1,)),
+        (2, (1, 2)),
+        (62, (4, 8)),
+        (167, (6, 12, 18, 36)),
+        (194, (2, 4, 6, 12, 24)),
+        (225, (4, 8, 24, 32, 48, 96, 192)),
+        (227, (8, 16, 32, 48, 96, 192)),
+        (230, (16, 24, 32, 48, 96)),
+    ],
+)
+def test_orbits_have_the_multiplicities_of_the_tables(number: int, sizes: tuple[int, ...]) -> None:
+    """International Tables for Crystallography, volume A."""
+    assert multiplicities(number) == sizes
+    rng = np.random.default_rng(0)
+    for missing in (sizes[0], sizes[-1]):
+        orbit = random_orbit(number, missing, rng)
+        assert orbit is not None
+        assert len(orbit) <= missing
+    assert not fillable(number, sizes[0] - 1) or sizes[0] == 1
