@@ -82,7 +82,7 @@ class SampleMaker(Maker):
             rattle_stdevs=self.rattle_stdevs,
             n_rattle=self.n_rattle,
             n_rattle_sheared=self.n_rattle_sheared,
-            supercells=[tuple(s) for s in self.supercells],
+            supercells=[(a, b, c) for a, b, c in self.supercells],
             enlarge_to=self.enlarge_to,
             n_rattle_supercell=self.n_rattle_supercell,
             supercell_strains=self.supercell_strains,

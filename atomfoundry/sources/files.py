@@ -51,7 +51,7 @@ def fetch_structures(
     if not given:
         raise StructureError("No structure file was named.", remedy="Name at least one file.")
     files = list(dict.fromkeys(expand_paths(given)))
-    names = _short_names(files)
+    names = short_names(files)
     frames: list[Atoms] = []
     for file, name in zip(files, names, strict=True):
         structures = read_structures(file)
@@ -115,8 +115,8 @@ def _in_folder(folder: Path) -> list[Path]:
     return found
 
 
-def _short_names(files: list[Path]) -> list[str]:
-    """Return a name for each file, with as many parent folders as tell it from the others."""
+def short_names(files: list[Path]) -> list[str]:
+    """Return a name for each file: its stem, with as many parent folders as tell it from the others."""
 
     def stem(file: Path) -> Path:
         while file.suffix.lower() in _SUFFIXES:

@@ -55,6 +55,14 @@ def test_folders_become_files(tmp_path: Path) -> None:
     }
 
 
+def test_files_of_one_name_are_groups_of_their_own(tmp_path: Path) -> None:
+    for number, name in enumerate(("a/POSCAR", "b/POSCAR", "c.vasp")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        ase.io.write(tmp_path / name, bulk("Si", a=5.4 + 0.1 * number), format="vasp")
+    groups = [atoms.info["group_id"] for atoms in StructuresMaker.from_files([tmp_path]).structures()]
+    assert groups == ["a/POSCAR", "b/POSCAR", "c"]
+
+
 def test_prototypes_and_molecules(project: Project, tmp_path: Path) -> None:
     crystals = run(
         project,
