@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from jobflow import Maker
 
@@ -30,6 +31,8 @@ class DefectsMaker(Maker):
         Pairs of elements, e.g. ``[["Al", "O"]]``.
     max_pair_distance
         Largest distance of such a pair, A.
+    max_pairs
+        Only so many classes of each, the nearest ones.
     substitutions
         Element to those that replace one atom of it.
     interstitials
@@ -52,6 +55,7 @@ class DefectsMaker(Maker):
     vacancies: list[str] = field(default_factory=list)
     vacancy_pairs: list[list[str]] = field(default_factory=list)
     max_pair_distance: float | None = None
+    max_pairs: int | None = None
     substitutions: dict[str, list[str]] = field(default_factory=dict)
     interstitials: list[str] = field(default_factory=list)
     max_interstitial_sites: int | None = None
@@ -61,6 +65,14 @@ class DefectsMaker(Maker):
     keep_input: bool = True
     symprec: float = 1e-2
     seed: int = 0
+
+    @classmethod
+    def alumina(cls, *, name: str = "alumina defects") -> Self:
+        """Make the structures of the alumina study: 80 atoms, without Al, without O, without a bonded Al-O pair.
+
+        Corundum has one class of each, so four structures come of it, and 4 x 2001 of ``StrainMaker.alumina``.
+        """
+        return cls(name=name, min_atoms=80, vacancies=["Al", "O"], vacancy_pairs=[["Al", "O"]], max_pairs=1)
 
     @foundry_job(output_schema=StructureSetDoc)
     def make(self, structures: StructureSetDoc) -> StructureSetDoc:
@@ -89,6 +101,7 @@ class DefectsMaker(Maker):
                 parents,
                 pairs=[(first, second) for first, second in self.vacancy_pairs],
                 max_distance=self.max_pair_distance,
+                max_pairs=self.max_pairs,
                 symprec=self.symprec,
             )
         if self.substitutions:

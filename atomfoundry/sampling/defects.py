@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,7 @@ def vacancy_pairs(
     *,
     pairs: Sequence[tuple[str, str]],
     max_distance: float | None = None,
+    max_pairs: int | None = None,
     symprec: float = 1e-2,
 ) -> list[Atoms]:
     """Return every structure that lacks two atoms, one for each class of equivalent pairs of sites.
@@ -100,6 +102,8 @@ def vacancy_pairs(
         Elements of the two sites in either order, e.g. ``[("Al", "O")]`` as in the alumina study.
     max_distance
         Only pairs whose (nearest image) distance, A, is not above it.
+    max_pairs
+        Only so many classes of each pair of elements, the nearest ones.
     symprec
         Symmetry tolerance, A.
 
@@ -137,7 +141,12 @@ def vacancy_pairs(
                 f"{base.get_chemical_formula()} has no such pair of sites within {max_distance} A.",
                 remedy="Raise max_distance, or use a supercell.",
             )
-        frames.extend(frame for _, frame in sorted(found, key=lambda item: item[0]))
+        kept: Counter[tuple[str, ...]] = Counter()
+        for _, frame in sorted(found, key=lambda item: item[0]):
+            kind = tuple(frame.info["deformation"]["symbols"])
+            kept[kind] += 1
+            if max_pairs is None or kept[kind] <= max_pairs:
+                frames.append(frame)
     return unique_frames(frames)
 
 
@@ -163,7 +172,7 @@ def alumina_defects(atoms: Atoms, *, max_distance: float = 2.0, symprec: float =
         base,
         vacancies(base, symbols=["Al"], symprec=symprec)[0],
         vacancies(base, symbols=["O"], symprec=symprec)[0],
-        vacancy_pairs(base, pairs=[("Al", "O")], max_distance=max_distance, symprec=symprec)[0],
+        vacancy_pairs(base, pairs=[("Al", "O")], max_distance=max_distance, max_pairs=1, symprec=symprec)[0],
     ]
 
 

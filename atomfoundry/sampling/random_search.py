@@ -15,9 +15,9 @@ from atomfoundry.datasets import unique_frames, with_metadata
 from atomfoundry.errors import StructureError
 from atomfoundry.sampling.distances import nearer_than, smallest_distances
 from atomfoundry.sampling.space_groups import centring, fillable, operations, random_cell, random_orbit
+from atomfoundry.sampling.symmetry import NEIGHBOURS, primitive_cell
 
 _TRIES = 2000
-_NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
 
 
 def _counts(composition: str | Mapping[str, int]) -> dict[str, int]:
@@ -160,8 +160,11 @@ def _draw(
                 return None
             symbols, scaled, missing = names, together, missing - len(orbit)
     atoms = Atoms(symbols, scaled_positions=scaled, cell=cell, pbc=True)
-    atoms = _primitive(atoms, group) if cells > 1 else atoms
-    return None if nearer_than(atoms, limits) else atoms
+    # The primitive cell of the group's own centring, whatever more symmetry chance gave.
+    pure = np.abs(group[0] - np.eye(3)).max(axis=(1, 2)) < 1e-6
+    atoms = primitive_cell(atoms, group[1][pure])
+    whole = len(atoms) * cells == len(scaled)
+    return atoms if whole and not nearer_than(atoms, limits) else None
 
 
 def _fits(
@@ -174,36 +177,8 @@ def _fits(
     """Tell whether the first atom of a new orbit keeps its distances; the exact check comes at the end."""
     first = len(scaled) - n_new
     difference = scaled - scaled[first]
-    difference = (difference - np.rint(difference))[:, None] + _NEIGHBOURS
+    difference = (difference - np.rint(difference))[:, None] + NEIGHBOURS
     lengths = np.linalg.norm(difference @ cell, axis=2)
-    lengths[first, np.abs(_NEIGHBOURS).sum(axis=1) == 0] = np.inf
+    lengths[first, np.abs(NEIGHBOURS).sum(axis=1) == 0] = np.inf
     allowed = np.array([limits[symbols[first], symbol] for symbol in symbols])
     return bool((lengths.min(axis=1) >= allowed).all())
-
-
-def _primitive(atoms: Atoms, group: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Atoms:
-    """Return the primitive cell of the group's own centring, whatever more symmetry chance gave."""
-    pure = np.abs(group[0] - np.eye(3)).max(axis=(1, 2)) < 1e-6
-    candidates = np.concatenate([group[1][pure] + shift for shift in _NEIGHBOURS])
-    candidates = candidates[np.linalg.norm(candidates, axis=1) > 1e-6]
-    order = np.argsort((np.linalg.norm(candidates @ atoms.cell.array, axis=1)).round(8), kind="stable")
-    target = 1 / pure.sum()
-    vectors = candidates[order]
-    for i in range(len(vectors)):
-        for j in range(i + 1, len(vectors)):
-            normal = np.cross(vectors[i], vectors[j])
-            if np.linalg.norm(normal) < 1e-6:
-                continue
-            volumes = vectors @ normal
-            match = np.flatnonzero(np.abs(np.abs(volumes) - target) < 1e-6)
-            if len(match):
-                third = vectors[match[0]] * np.sign(volumes[match[0]])
-                basis = np.array([vectors[i], vectors[j], third])
-                inside = (atoms.get_scaled_positions() @ np.linalg.inv(basis)) % 1.0
-                inside[inside > 1 - 1e-6] = 0.0
-                keys = [(int(z), *row) for z, row in zip(atoms.numbers, inside.round(4) % 1.0, strict=True)]
-                keep = [k for k, key in enumerate(keys) if key not in keys[:k]]
-                return Atoms(
-                    atoms.numbers[keep], scaled_positions=inside[keep], cell=basis @ atoms.cell.array, pbc=True
-                )
-    return atoms

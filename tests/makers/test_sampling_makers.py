@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
+from ase.spacegroup import crystal
 from jobflow import Flow, run_locally
 from monty.json import MontyDecoder, jsanitize
 
@@ -90,6 +92,20 @@ def test_jobs_make_structure_sets(project: Project, tmp_path: Path) -> None:
     for doc in docs.values():
         assert doc.provenance is not None
         assert len(open_dataset(doc.structures)) == doc.n_structures
+
+
+def test_the_alumina_defects_are_four_structures(project: Project) -> None:
+    corundum = crystal(
+        ["Al", "O"],
+        [(0, 0, 0.35216), (0.30624, 0, 0.25)],
+        spacegroup=167,
+        cellpar=[4.7602, 4.7602, 12.9933, 90, 90, 120],
+        primitive_cell=True,
+    )
+    bare = Atoms(corundum.numbers, corundum.positions, cell=corundum.cell, pbc=True)
+    maker = DefectsMaker.alumina()
+    doc = maker.make.__wrapped__(maker, structure_set([bare], name="corundum"))
+    assert doc.formulas == {"Al32O48": 1, "Al31O48": 1, "Al32O47": 1, "Al31O47": 1}
 
 
 def test_the_alumina_preset_is_2001_cells_of_each_structure() -> None:

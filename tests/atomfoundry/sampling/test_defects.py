@@ -25,6 +25,7 @@ from atomfoundry.sampling import (
 )
 from atomfoundry.sampling.holes import holes
 from atomfoundry.sampling.symmetry import inequivalent_pairs
+from atomfoundry.sources import repeated_cell
 
 
 def corundum() -> Atoms:
@@ -63,6 +64,8 @@ def test_alumina_supercell_has_one_class_of_each_vacancy() -> None:
     # The octahedron around Al has three short and three long bonds.
     assert [atoms.info["deformation"]["distance"] for atoms in pairs] == pytest.approx([1.855, 1.972], abs=5e-3)
     assert {atoms.get_chemical_formula() for atoms in pairs} == {"Al31O47"}
+    (nearest,) = vacancy_pairs(large, pairs=[("Al", "O")], max_pairs=1)
+    assert nearest.info["frame_id"] == pairs[0].info["frame_id"]
 
 
 def test_vacancies_name_their_site() -> None:
@@ -87,6 +90,18 @@ def test_pairs_of_fcc_are_its_neighbour_shells() -> None:
     pairs = inequivalent_pairs(cell)
     lengths = sorted(round(float(cell.get_distance(i, j, mic=True) / 4.0), 4) for i, j in pairs)
     assert lengths == [0.7071, 1.0, 1.2247, 1.4142, 1.7321]
+
+
+def test_the_shape_of_a_supercell_makes_no_new_defects() -> None:
+    skew = repeated_cell(corundum(), [[2, 0, 0], [0, 1, 0], [1, 0, 1]])
+    assert len(skew) == 20
+    assert len(vacancies(skew)) == 2
+    long = supercell(bulk("Cu", cubic=True, a=4.0), (3, 2, 2))
+    shells = [round(float(long.get_distance(i, j, mic=True)) / 4.0, 4) for i, j in inequivalent_pairs(long)]
+    assert sorted(shells)[:4] == [0.7071, 1.0, 1.2247, 1.4142]
+    rattled = corundum()
+    rattled.rattle(0.05, seed=0)
+    assert len(vacancies(rattled)) == 10
 
 
 def test_substitutions() -> None:
