@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,7 +26,7 @@ from atomfoundry.settings import settings
 from atomfoundry.sources import DatabaseError, fetch_materials_project, fetch_optimade
 from atomfoundry.sources.http import get_json
 
-KEY = "secret-key-of-the-tests"
+KEY = "secret-key-of-the-tests-12345678"
 
 
 @dataclass
@@ -77,6 +79,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(302, b"", {"Location": fault.removeprefix("to ")})
         elif parts.path.endswith("/v1/structures"):
             self.optimade(query)
+        elif parts.path == "/heartbeat":
+            heart = {"db_version": "2025.09.25", "version": "0.87.0", "access_controlled_batch_ids": []}
+            self.answer(200, {"status": "OK", **heart})
         elif parts.path == "/materials/summary/":
             self.materials_project(query)
         else:
@@ -111,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             chosen = [entry for entry in chosen if entry["formula_pretty"] in query["formula"].split(",")]
         if "chemsys" in query:
             chosen = [entry for entry in chosen if entry["chemsys"] in query["chemsys"].split(",")]
-        skip, limit = int(query["_skip"]), int(query["_limit"])
+        skip, limit = int(query.get("_skip", 0)), int(query["_limit"])
         total = self.state.announced or len(chosen)
         self.answer(200, {"data": chosen[skip : skip + limit], "meta": {"total_doc": total}})
 
@@ -294,6 +299,24 @@ def test_materials_project(server: Server) -> None:
     server.entries[2]["structure"] = None
     rejected = fetch_materials_project(formulas=["NaCl"]).rejected
     assert rejected == {"mp-1": "has partially occupied sites", "mp-2": "has no structure"}
+
+
+@pytest.mark.usefixtures("project_key")
+@pytest.mark.skipif(find_spec("mp_api") is None, reason="the official client (mp-api) is not installed")
+def test_we_ask_as_the_official_client_does(server: Server) -> None:
+    server.entries = [project_entry(number) for number in range(5)]
+    client = import_module("mp_api.client").MPRester(
+        KEY, endpoint=f"{server.url}/", use_document_model=False, mute_progress_bars=True
+    )
+    server.asked.clear()
+    fields = ["material_id", "formula_pretty", "energy_above_hull", "deprecated", "structure"]
+    client.materials.summary.search(chemsys=["Cl-Na"], energy_above_hull=(0.0, 0.05), deprecated=False, fields=fields)
+    fetch_materials_project(chemical_systems=["Cl-Na"], max_energy_above_hull=0.05, page_limit=1000)
+    theirs, ours = server.asked
+    assert ours["query"].pop("_skip") == "0"
+    theirs["query"].pop("energy_above_hull_min", None)
+    assert set(theirs["query"].pop("_fields").split(",")) == set(ours["query"].pop("_fields").split(","))
+    assert ours == theirs
 
 
 @pytest.mark.usefixtures("project_key")
