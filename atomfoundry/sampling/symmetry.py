@@ -75,7 +75,8 @@ def primitive_cell(atoms: Atoms, translations: NDArray[np.float64]) -> Atoms:
 def _reduced(atoms: Atoms, basis: NDArray[np.float64]) -> Atoms:
     """Return one atom of each that the basis (scaled coordinates, in rows) makes equal."""
     inside = atoms.get_scaled_positions(wrap=False) @ np.linalg.inv(basis)
-    cell, kept = basis @ atoms.cell.array, []
+    cell = basis @ atoms.cell.array
+    kept: list[int] = []
     for index in range(len(atoms)):
         difference = inside[kept] - inside[index]
         difference -= np.rint(difference)
