@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -38,6 +38,12 @@ class AtomfoundrySettings(BaseSettings):
     )
     espresso_pseudo_dir: Path | None = Field(
         default=None, description="Folder of UPF files named '<Element>.<anything>.upf'; default: SPMS."
+    )
+    materials_project_key: SecretStr | None = Field(
+        default=None, description="Key of the Materials Project; goes into a request's header and nowhere else."
+    )
+    materials_project_url: str = Field(
+        default="https://api.materialsproject.org", description="REST address of the Materials Project."
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
     test_data: Path | None = Field(default=None, description="Folder of real data that the tests read.")

@@ -9,12 +9,22 @@ if TYPE_CHECKING:
     from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
     from atomfoundry.makers.align import AlignMaker
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
+    from atomfoundry.makers.databases import MaterialsProjectMaker, MoleculesMaker, OptimadeMaker, PrototypesMaker
     from atomfoundry.makers.dataset import DatasetMaker
+    from atomfoundry.makers.defects import DefectsMaker, SlabsMaker
+    from atomfoundry.makers.dynamics import MDSnapshotsMaker, NormalModesMaker
     from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
     from atomfoundry.makers.job import foundry_job
     from atomfoundry.makers.label import LabelMaker
     from atomfoundry.makers.report import ReportMaker
-    from atomfoundry.makers.sampling import IsolatedAtomsMaker, SampleMaker
+    from atomfoundry.makers.sampling import (
+        DimersMaker,
+        IsolatedAtomsMaker,
+        MonteCarloRattleMaker,
+        RandomStructuresMaker,
+        SampleMaker,
+        StrainMaker,
+    )
     from atomfoundry.makers.sources import StructuresMaker
     from atomfoundry.makers.train import TrainMaker
     from atomfoundry.makers.uncertainty import UncertaintyMaker
@@ -24,14 +34,26 @@ _HOMES = {
     "BenchmarkMaker": "benchmark",
     "BenchmarkStructuresMaker": "benchmark",
     "DatasetMaker": "dataset",
+    "DefectsMaker": "defects",
+    "DimersMaker": "sampling",
     "ExploreMaker": "active_learning",
     "FineTuneMaker": "finetune",
     "ForgettingMaker": "finetune",
     "IsolatedAtomsMaker": "sampling",
     "LabelMaker": "label",
+    "MDSnapshotsMaker": "dynamics",
+    "MaterialsProjectMaker": "databases",
+    "MoleculesMaker": "databases",
+    "MonteCarloRattleMaker": "sampling",
+    "NormalModesMaker": "dynamics",
+    "OptimadeMaker": "databases",
+    "PrototypesMaker": "databases",
+    "RandomStructuresMaker": "sampling",
     "ReportMaker": "report",
     "SampleMaker": "sampling",
     "SelectedStructuresMaker": "active_learning",
+    "SlabsMaker": "defects",
+    "StrainMaker": "sampling",
     "StructuresMaker": "sources",
     "TrainMaker": "train",
     "UncertaintyMaker": "uncertainty",
@@ -43,14 +65,26 @@ __all__ = [
     "BenchmarkMaker",
     "BenchmarkStructuresMaker",
     "DatasetMaker",
+    "DefectsMaker",
+    "DimersMaker",
     "ExploreMaker",
     "FineTuneMaker",
     "ForgettingMaker",
     "IsolatedAtomsMaker",
     "LabelMaker",
+    "MDSnapshotsMaker",
+    "MaterialsProjectMaker",
+    "MoleculesMaker",
+    "MonteCarloRattleMaker",
+    "NormalModesMaker",
+    "OptimadeMaker",
+    "PrototypesMaker",
+    "RandomStructuresMaker",
     "ReportMaker",
     "SampleMaker",
     "SelectedStructuresMaker",
+    "SlabsMaker",
+    "StrainMaker",
     "StructuresMaker",
     "TrainMaker",
     "UncertaintyMaker",

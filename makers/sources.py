@@ -26,6 +26,14 @@ def hash_file(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def _rename_groups(frames: list[Atoms], stem: str, name: str) -> None:
+    """Give the frames of one of several files called POSCAR, say, a group that names its folder too."""
+    for atoms in frames:
+        group = atoms.info["group_id"]
+        if name != stem and (group == stem or group.startswith(f"{stem}:")):
+            atoms.info["group_id"] = name + group[len(stem) :]
+
+
 @dataclass
 class StructuresMaker(Maker):
     """Fetch structures from shipped presets and from files.
@@ -52,16 +60,23 @@ class StructuresMaker(Maker):
     def from_files(cls, paths: Iterable[str | Path], *, name: str = "fetch structures") -> Self:
         """Make a Maker of files; each is read once here, so that a bad one is refused before anything runs.
 
+        Parameters
+        ----------
+        paths
+            Files, patterns or folders; the Maker names every single file.
+        name
+            Name of the job and of the structure set.
+
         Raises
         ------
         StructureError
             If a file is missing, unreadable or holds an impossible structure.
         """
-        from atomfoundry.sources import fetch_structures
+        from atomfoundry.sources import expand_paths, fetch_structures
 
         files: dict[str, str] = {}
-        for path in paths:
-            resolved = Path(path).expanduser().resolve()
+        for path in expand_paths(paths):
+            resolved = path.resolve()
             fetch_structures([resolved])
             files[str(resolved)] = hash_file(resolved)
         return cls(name=name, files=files)
@@ -75,11 +90,13 @@ class StructuresMaker(Maker):
             If a file is missing, changed since the flow was made, or unreadable.
         """
         from atomfoundry.sources import fetch_structures, load_preset
+        from atomfoundry.sources.files import short_names
 
         frames: list[Atoms] = []
         for preset in self.presets:
             frames.extend(load_preset(preset, cell=self.cell))
-        for path, sha256 in self.files.items():
+        names = short_names([Path(path) for path in self.files])
+        for (path, sha256), name in zip(self.files.items(), names, strict=True):
             if not Path(path).is_file():
                 raise StructureError(f"Structure file {path} is missing.", remedy="Put it back, then retry.")
             if hash_file(path) != sha256:
@@ -87,7 +104,9 @@ class StructuresMaker(Maker):
                     f"Structure file {path} changed since the flow was made.",
                     remedy="Start the flow again: its new content makes a new flow.",
                 )
-            frames.extend(fetch_structures([path], cell=self.cell))
+            found = fetch_structures([path], cell=self.cell)
+            _rename_groups(found, short_names([Path(path)])[0], name)
+            frames.extend(found)
         if not frames:
             raise StructureError(f"'{self.name}' names no structures.", remedy="Give presets or files.")
         return frames

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ LARGEST_STRAIN = 0.5
 _AXES = "xyz"
 _PLANES = ("yz", "xz", "xy")
 
-Strains = Sequence[float]
-"""Values, or ``(start, stop, n)`` with a whole number n: n values from start to stop, both included."""
+Strains = Sequence[float] | Mapping[str, float]
+"""Values; ``(start, stop, n)`` with a whole number n: n values from start to stop, both included; or a mapping of
+``start``, ``stop`` and ``step``, see ``strain_grid``."""
 
 
 def _as_list(atoms: Atoms | Iterable[Atoms]) -> list[Atoms]:
@@ -36,8 +38,16 @@ def strain_values(strains: Strains | None) -> list[float]:
     """
     if strains is None:
         return []
-    values = list(strains)
-    if len(values) == 3 and isinstance(values[2], int) and values[2] >= 1:
+    if isinstance(strains, Mapping):
+        if set(strains) != {"start", "stop", "step"}:
+            raise StructureError(
+                f"A strain grid has start, stop, step, not {', '.join(sorted(strains))}.",
+                remedy="E.g. {start: -0.1, stop: 0.1, step: 0.01}.",
+            )
+        values = strain_grid(strains["start"], strains["stop"], strains["step"])
+    else:
+        values = list(strains)
+    if len(values) == 3 and isinstance(values[2], int) and values[2] >= 1 and not isinstance(strains, Mapping):
         # Rounded, so that a grid through zero has the zero itself.
         values = [round(float(value), 12) for value in np.linspace(values[0], values[1], values[2])]
     for value in values:
@@ -47,6 +57,47 @@ def strain_values(strains: Strains | None) -> list[float]:
                 remedy="Strains are fractions: 10 % is 0.1.",
             )
     return [float(value) + 0.0 for value in values]
+
+
+def strain_grid(start: float, stop: float, step: float) -> list[float]:
+    """Return the strains from ``start`` to ``stop`` in steps of ``step``, both ends included.
+
+    Parameters
+    ----------
+    start, stop
+        First and last strain, fractions (10 % is 0.1). Where ``stop`` is not a whole number of steps away, the last
+        strain is the one before it.
+    step
+        Positive.
+
+    Returns
+    -------
+    list of float
+        Multiples of the step, not sums: the last of two thousand has no accumulated rounding error, and a grid
+        through zero has the zero itself.
+
+    Raises
+    ------
+    StructureError
+        If the step is not positive or ``stop`` is below ``start``.
+    """
+    if not step > 0 or stop < start:
+        raise StructureError(
+            f"There is no strain grid from {start} to {stop} in steps of {step}.",
+            remedy="Give start <= stop and a positive step.",
+        )
+    count = int(np.floor((stop - start) / step + 1e-6)) + 1
+    return [round(start + index * step, 12) + 0.0 for index in range(count)]
+
+
+ALUMINA_GRID = (-0.1, 0.1, 0.0001)
+"""Start, stop and step of the hydrostatic strains of the alumina study: +-10 % of the lattice parameter in steps of
+0.01 % (AtomProNet, section 3.1). That is 2001 cells of each structure; the paper counts 12000 cases in all."""
+
+
+def alumina_strains() -> list[float]:
+    """Return the 2001 hydrostatic strains of the alumina study, see ``ALUMINA_GRID``."""
+    return strain_grid(*ALUMINA_GRID)
 
 
 def green_lagrange_deformation(strain: ArrayLike) -> NDArray[np.float64]:
@@ -87,6 +138,7 @@ def deform(atoms: Atoms, gradient: ArrayLike) -> Atoms:
 def _deformations(
     hydrostatic: Strains | None,
     uniaxial: Strains | None,
+    triaxial: Strains | None,
     shear: Strains | None,
     uniaxial_axes: Sequence[str],
     shear_planes: Sequence[str],
@@ -103,6 +155,9 @@ def _deformations(
                 {"kind": "uniaxial", "axis": axis, "strain": value},
                 gradient,
             )
+    for values in product(strain_values(triaxial), repeat=3):
+        tag = "triaxial" + "".join(f"{value:+.4f}" for value in values)
+        yield tag, {"kind": "triaxial", "strain": list(values)}, np.eye(3) + np.diag(values)
     for plane in shear_planes:
         for value in strain_values(shear):
             strain = np.zeros((3, 3))
@@ -117,6 +172,7 @@ def strain_structures(
     *,
     hydrostatic: Strains | None = None,
     uniaxial: Strains | None = None,
+    triaxial: Strains | None = None,
     shear: Strains | None = None,
     uniaxial_axes: Sequence[str] = ("x", "y", "z"),
     shear_planes: Sequence[str] = _PLANES,
@@ -129,9 +185,11 @@ def strain_structures(
         One or several structures, periodic in three directions.
     hydrostatic
         Strains of all lengths: a cell vector becomes (1 + e) times itself. AtomProNet's grid is
-        ``(-0.1, 0.1, n)``. Values, or ``(start, stop, n)``.
+        ``(-0.1, 0.1, n)``. Values (``strain_grid`` makes them of start, stop and step), or ``(start, stop, n)``.
     uniaxial
         Strains of the lengths along one Cartesian axis, for each of ``uniaxial_axes``.
+    triaxial
+        Strains along x, y and z independently of each other: n values are n^3 cells.
     shear
         Off-diagonal elements of the Green-Lagrange strain tensor (the Voigt gamma is twice as large), for
         each of ``shear_planes``; as in the elastic benchmark (ALGORITHMS 8.3).
@@ -161,12 +219,12 @@ def strain_structures(
                 remedy="Rattle molecules and slabs instead.",
             )
         group = with_metadata(parent).info["group_id"]
-        for tag, record, gradient in _deformations(hydrostatic, uniaxial, shear, uniaxial_axes, shear_planes):
+        for tag, record, gradient in _deformations(hydrostatic, uniaxial, triaxial, shear, uniaxial_axes, shear_planes):
             frames.append(
                 with_metadata(
                     deform(parent, gradient),
                     sampling="strain",
-                    group_id=f"{group}:{tag if record['strain'] else 'undeformed'}",
+                    group_id=f"{group}:{tag if np.any(record['strain']) else 'undeformed'}",
                     deformation=record,
                 )
             )

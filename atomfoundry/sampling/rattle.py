@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 
 from atomfoundry.datasets import clean_frame, unique_frames, with_metadata
 from atomfoundry.errors import StructureError
 from atomfoundry.sampling.deformation import Strains, _as_list, strain_structures
+from atomfoundry.sampling.distances import collides
 
 _TRIES = 100
-
-
-def _collides(atoms: Atoms, factor: float) -> bool:
-    return factor > 0 and len(neighbor_list("d", atoms, cutoff=list(factor * covalent_radii[atoms.numbers]))) > 0
 
 
 def rattle_structures(
@@ -65,7 +60,7 @@ def rattle_structures(
     for parent in _as_list(atoms):
         base = with_metadata(clean_frame(parent))
         origin = dict(parent.info.get("deformation") or {})
-        strained = parent.info.get("sampling") == "strain" and bool(origin.get("strain"))
+        strained = parent.info.get("sampling") == "strain" and bool(np.any(origin.get("strain", 0.0)))
         for width in widths:
             for copy in range(n):
                 # A molecule's or cell's own stream of random numbers, whatever else is sampled with it.
@@ -86,7 +81,7 @@ def _rattled(base: Atoms, width: float, rng: np.random.Generator, factor: float)
         displacements = rng.normal(scale=width, size=base.positions.shape)
         copy = base.copy()
         copy.positions += displacements - displacements.mean(axis=0)
-        if not _collides(copy, factor):
+        if not collides(copy, factor):
             return copy
     raise StructureError(
         f"{base.get_chemical_formula()} rattled by {width:g} A has atoms nearer than {factor:g} times the "
@@ -100,6 +95,7 @@ def strain_and_rattle(
     *,
     hydrostatic: Strains | None = None,
     uniaxial: Strains | None = None,
+    triaxial: Strains | None = None,
     shear: Strains | None = None,
     uniaxial_axes: Sequence[str] = ("x", "y", "z"),
     shear_planes: Sequence[str] = ("yz", "xz", "xy"),
@@ -113,7 +109,7 @@ def strain_and_rattle(
 
     Parameters
     ----------
-    atoms, hydrostatic, uniaxial, shear, uniaxial_axes, shear_planes
+    atoms, hydrostatic, uniaxial, triaxial, shear, uniaxial_axes, shear_planes
         As in ``strain_structures``.
     stdev, n, seed, min_distance_factor
         As in ``rattle_structures``.
@@ -125,6 +121,7 @@ def strain_and_rattle(
         atoms,
         hydrostatic=hydrostatic,
         uniaxial=uniaxial,
+        triaxial=triaxial,
         shear=shear,
         uniaxial_axes=uniaxial_axes,
         shear_planes=shear_planes,

@@ -13,7 +13,7 @@ from atomfoundry.datasets import clean_frame, unique_frames
 from atomfoundry.datasets.exchange import METADATA_FIELD
 from atomfoundry.errors import StructureError
 from atomfoundry.sources.cells import Cell, standard_cell
-from atomfoundry.sources.readers import read_structures
+from atomfoundry.sources.readers import read_structures, structure_files
 
 _SUFFIXES = {".gz", ".cif", ".mcif", ".xyz", ".extxyz", ".vasp", ".poscar", ".traj", ".json"}
 
@@ -26,7 +26,8 @@ def fetch_structures(
     Parameters
     ----------
     paths
-        Files or patterns such as ``"data/*.cif"``.
+        Files, patterns such as ``"data/*.cif"``, or folders: all structure files in and below them (POSCAR and
+        CONTCAR, and whatever ends as structures do).
     cell
         Turn periodic structures into their ``"primitive"`` or ``"conventional"`` cell.
     symprec
@@ -49,8 +50,8 @@ def fetch_structures(
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise StructureError("No structure file was named.", remedy="Name at least one file.")
-    files = [file for path in given for file in _expand(path)]
-    names = _short_names(files)
+    files = list(dict.fromkeys(expand_paths(given)))
+    names = short_names(files)
     frames: list[Atoms] = []
     for file, name in zip(files, names, strict=True):
         structures = read_structures(file)
@@ -77,18 +78,45 @@ def _own_metadata(atoms: Atoms) -> dict[str, Any]:
     return json.loads(own) if isinstance(own, str) else dict(own)
 
 
+def expand_paths(paths: Iterable[str | Path] | str | Path) -> list[Path]:
+    """Return the files that names, patterns and folders stand for, in order.
+
+    Raises
+    ------
+    StructureError
+        If a pattern matches nothing, or a folder holds no structure file. Whether a named file exists is not checked.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    return [file for path in given for file in _expand(path)]
+
+
 def _expand(path: str | Path) -> list[Path]:
     file = Path(path).expanduser()
+    if file.is_dir():
+        return _in_folder(file)
     if file.exists() or not any(sign in str(path) for sign in "*?["):
         return [file]
     matches = sorted(Path(file.anchor or ".").glob(str(file.relative_to(file.anchor) if file.anchor else file)))
     if not matches:
         raise StructureError(f"No file matches '{path}'.", remedy="Check the pattern.")
-    return [match for match in matches if match.is_file()]
+    files = [match for match in matches if match.is_file()]
+    if files:
+        return files
+    # A pattern of folders alone, such as "runs/*".
+    return [found for match in matches for found in _in_folder(match)]
 
 
-def _short_names(files: list[Path]) -> list[str]:
-    """Return a name for each file, with as many parent folders as tell it from the others."""
+def _in_folder(folder: Path) -> list[Path]:
+    found = structure_files(folder)
+    if not found:
+        raise StructureError(
+            f"'{folder}' is a folder without structure files.", remedy=f"Name the files, e.g. '{folder}/*.dat'."
+        )
+    return found
+
+
+def short_names(files: list[Path]) -> list[str]:
+    """Return a name for each file: its stem, with as many parent folders as tell it from the others."""
 
     def stem(file: Path) -> Path:
         while file.suffix.lower() in _SUFFIXES:

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from atomfoundry.errors import StructureError
+from atomfoundry.sources.poscar import apply_scale
 
 SMALLEST_DISTANCE = 0.3
 """A. Nearer than this no two nuclei are in any structure."""
@@ -53,7 +54,10 @@ def _read_poscar(path: Path) -> list[Atoms]:
     from pymatgen.io.ase import AseAtomsAdaptor
     from pymatgen.io.vasp import Poscar
 
-    text = _text(path)
+    try:
+        text = apply_scale(_text(path))
+    except StructureError as error:
+        raise _refuse(path, error.message, error.remedy or "") from None
     lines = [line.split() for line in text.splitlines()[5:7]]
     counts = lines[1] if len(lines) == 2 else []
     if counts and all(word.isdigit() for word in counts) and len(lines[0]) != len(counts):
@@ -118,6 +122,25 @@ def read_structures(path: Path) -> list[Atoms]:
             where = f"structure {number} " if len(frames) > 1 else ""
             raise _refuse(path, f"is refused: {where}cannot exist, {problem}", "Correct or remove it.")
     return frames
+
+
+_FOLDER_SUFFIXES = (".cif", ".mcif", ".xyz", ".extxyz", ".vasp", ".poscar", ".traj", ".xsf", ".res", ".cell", ".pdb")
+
+
+def structure_files(folder: Path) -> list[Path]:
+    """Return the structure files in a folder and the folders below it, by name; hidden ones are left out.
+
+    POSCAR and CONTCAR files of any ending, and files that end as structures do (``.cif``, ``.extxyz``, ...), also
+    with ``.gz`` behind. Others must be named.
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.name.lower().removesuffix(".gz")
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        named = name.endswith(_FOLDER_SUFFIXES) or name.startswith(("poscar", "contcar"))
+        if named and not hidden and path.is_file():
+            found.append(path)
+    return found
 
 
 def structure_problem(atoms: Atoms) -> str | None:
