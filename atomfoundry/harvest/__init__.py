@@ -6,11 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.harvest.collect import HarvestReport, harvest
+    from atomfoundry.harvest.collect import HarvestReport, harvest, harvest_dataset
 
-_HOMES = {"HarvestReport": "collect", "harvest": "collect"}
+_HOMES = {
+    "HarvestReport": "collect",
+    "harvest": "collect",
+    "harvest_dataset": "collect",
+}
 
-__all__ = ["HarvestReport", "harvest"]
+__all__ = [
+    "HarvestReport",
+    "harvest",
+    "harvest_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:
