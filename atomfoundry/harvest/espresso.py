@@ -16,6 +16,12 @@ from atomfoundry.harvest.run import ParseFailure, Run, Step, describe, labelled_
 from atomfoundry.units import BOHR, HARTREE, HARTREE_PER_BOHR, RYDBERG
 
 _NOT_CONVERGED = "convergence NOT achieved"
+_DISPERSION = (
+    ("DFT-D3 Dispersion", "D3"),
+    ("Grimme-D3", "D3"),
+    ("DFT-D Dispersion", "D2"),
+    ("Exchange-hole Dipole", "XDM"),
+)
 _SAME = 1e-6
 """Positions (A) and energies (eV) of one and the same step differ by less."""
 
@@ -34,7 +40,12 @@ def _slurp(path: Path) -> tuple[str, bool]:
 def parse_espresso(path: Path) -> Run:
     """Read the text output of ``pw.x``."""
     from ase.io.espresso import read_espresso_out
+    from ase.io.espresso import units as old_units
 
+    # ASE converts with the constants of 2006; everything else here uses those of 2014.
+    per_energy = RYDBERG / old_units["Ry"]
+    per_force = per_energy * old_units["Bohr"] / BOHR
+    per_stress = per_energy * (old_units["Bohr"] / BOHR) ** 3
     text, whole = _slurp(path)
     complete = whole and "JOB DONE" in text
     images: list[Atoms] = []
@@ -50,7 +61,15 @@ def parse_espresso(path: Path) -> Run:
     for atoms in images:
         results = atoms.calc.results if atoms.calc is not None else {}
         energy = results.get("free_energy", results.get("energy"))
-        steps.append(labelled_step(atoms, energy, results.get("forces"), results.get("stress")))
+        forces, stress = results.get("forces"), results.get("stress")
+        steps.append(
+            labelled_step(
+                atoms,
+                None if energy is None else energy * per_energy,
+                None if forces is None else forces * per_force,
+                None if stress is None else stress * per_stress,
+            )
+        )
     if text.count("\n!") != len(images) and not failure:
         # A step that lost its energy would shift those of all others.
         for step in steps:
@@ -115,7 +134,12 @@ def _text_level(text: str) -> LevelOfTheory | str:
     smearing = re.search(r"number of k points=\s*\d+\s+(.*?)(?:\s+smearing)?,\s*width \(Ry\)=\s*([\d.]+)", text)
     hubbard = {element: float(value) for element, value in re.findall(r"\bU\((\w+)-\w+\)\s*=\s*([\d.]+)", text)}
     dispersion = None
-    for sign, name in (("DFT-D3 Dispersion", "D3"), ("Grimme-D3", "D3"), ("DFT-D Dispersion", "D2"), ("XDM", "XDM")):
+    for sign, name in (
+        ("DFT-D3 Dispersion", "D3"),
+        ("Grimme-D3", "D3"),
+        ("DFT-D Dispersion", "D2"),
+        ("Exchange-hole Dipole", "XDM"),
+    ):
         if sign in text:
             dispersion = name
             break

@@ -42,6 +42,7 @@ _SIGNS: list[tuple[bytes, str]] = [
     (b"___ ___ ___ _ _ _", "gpaw_text"),
     (b"Error in routine", "espresso"),
     (b"SCF WAVEFUNCTION OPTIMIZATION", "cp2k"),
+    (b"Step     Update method      Time", "cp2k"),
 ]
 
 

@@ -122,7 +122,7 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
     _mark_explosions(run.steps, options.max_energy_rise)
     numbered = list(enumerate(run.steps))
     flags = [] if run.complete else ["interrupted"]
-    if run.relaxed is False:
+    elif run.relaxed is False:
         flags.append("unconverged_ionic")
     if options.steps == "last":
         numbered = numbered[-1:]
@@ -168,7 +168,7 @@ def _mark_explosions(steps: list[Step], limit: float) -> None:
 
 
 def _mark_unfinished(run: Run, last: Step | None) -> None:
-    """The last step stands for the result of the run, so the run must have one."""
+    """Refuse a last step that is not the result of its run."""
     if last is None:
         return
     if not run.complete:

@@ -28,6 +28,8 @@ _VASP_META = {
     "SCAN": "SCAN",
     "RSCAN": "rSCAN",
     "R2SCAN": "r2SCAN",
+    # OUTCAR prints five letters.
+    "R2SCA": "r2SCAN",
     "TPSS": "TPSS",
     "RTPSS": "revTPSS",
     "M06L": "M06-L",
@@ -92,10 +94,8 @@ def vasp_level(tags: Mapping[str, Any], titles: Iterable[str], *, post_scf: bool
     if ivdw:
         dispersion = _VASP_DISPERSION.get(ivdw, f"IVDW={ivdw}")
     elif _true(tags.get("LUSE_VDW")):
-        parameters = ", ".join(
-            f"{key}={_number(tags[key], 0):g}" for key in ("ZAB_VDW", "BPARAM", "CPARAM") if tags.get(key) is not None
-        )
-        dispersion = f"nonlocal ({parameters})" if parameters else "nonlocal"
+        strength = tags.get("ZAB_VDW", tags.get("Zab_VDW"))
+        dispersion = "nonlocal" if strength is None else f"nonlocal (Zab_vdW={_number(strength, 0):g})"
     elif post_scf:
         dispersion = "a post-SCF correction the output does not name"
     hubbard = tags.get("hubbard_u") or None
@@ -112,7 +112,7 @@ def vasp_level(tags: Mapping[str, Any], titles: Iterable[str], *, post_scf: bool
         code="vasp",
         method=method,
         # VASP rounds what it prints in different places differently.
-        cutoff=round(cutoff, 2),
+        cutoff=round(cutoff, 1),
         pseudopotentials=" + ".join(families) or None,
         smearing=f"ISMEAR={int(_number(tags.get('ISMEAR'), 1))} SIGMA={_number(tags.get('SIGMA'), 0.2):g}",
         dispersion=dispersion,

@@ -26,7 +26,7 @@ from atomfoundry.units import KBAR
 _RELAXATIONS = (1, 2, 3)
 _POST_SCF = 1e-5
 _HEADER_TAG = re.compile(
-    r"\b(GGA|METAGGA|LHFCALC|IVDW|ENCUT|ISPIN|ISMEAR|SIGMA|NELM|NSW|IBRION|AEXX|HFSCREEN|LUSE_VDW|ZAB_VDW|BPARAM"
+    r"\b(GGA|METAGGA|LHFCALC|IVDW|ENCUT|ISPIN|ISMEAR|SIGMA|NELM|NSW|IBRION|AEXX|HFSCREEN|LUSE_VDW|ZAB_VDW"
     r"|LSORBIT|LNONCOLLINEAR|LDAUTYPE)\s*=\s*([^\s;]+)",
     re.IGNORECASE,
 )
@@ -204,7 +204,7 @@ class _OutcarScan:
         elif self._header:
             if "FREE ENERGIE OF THE ION-ELECTRON SYSTEM" in line:
                 self._header = False
-            elif "=" in line:
+            elif "=" in line and not line.startswith((" |", "|")):
                 self._read_tags(line)
 
     def _read_tags(self, line: str) -> None:
@@ -215,6 +215,9 @@ class _OutcarScan:
             self.hubbard = [float(number) for number in numbers] or self.hubbard
         else:
             for name, value in _HEADER_TAG.findall(line):
+                # A default ("METAGGA=F") is printed after what the user set.
+                if name.upper() == "METAGGA" and value == "F" and self.tags.get("METAGGA"):
+                    continue
                 self.tags[name.upper()] = value
 
     def number(self, name: str, default: int) -> int:
@@ -226,14 +229,21 @@ class _OutcarScan:
 
 def parse_outcar(path: Path) -> Run:
     """Read ``OUTCAR``; one pass."""
-    from ase.io.vasp_parsers.vasp_outcar_parsers import outcarchunks
+    from ase.io.vasp_parsers import vasp_outcar_parsers as ase_parsers
 
+    # Only what a frame needs: ASE's other tables stumble over overflowing numbers of no interest here.
+    in_step = (ase_parsers.Cell, ase_parsers.PositionsAndForces, ase_parsers.Stress, ase_parsers.Energy)
+    in_header = (ase_parsers.SpeciesTypes, ase_parsers.IonsPerSpecies)
+    step_parser = ase_parsers.OutcarChunkParser(parsers=ase_parsers.DefaultParsersContainer(*in_step).make_parsers())
+    header_parser = ase_parsers.OutcarHeaderParser(
+        parsers=ase_parsers.DefaultParsersContainer(*in_header).make_parsers()
+    )
     scan = _OutcarScan()
     steps: list[Step] = []
     failure: Exception | None = None
     try:
         with open_text(path) as stream:
-            for chunk in outcarchunks(ScannedLines(stream, scan)):
+            for chunk in ase_parsers.outcarchunks(ScannedLines(stream, scan), step_parser, header_parser):
                 try:
                     atoms = chunk.build()
                 # ASE raises whatever it stumbles over in a broken step; the other steps may be good.
