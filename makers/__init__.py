@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
     from atomfoundry.makers.dataset import DatasetMaker
     from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
+    from atomfoundry.makers.harvest import HarvestMaker
     from atomfoundry.makers.job import foundry_job
     from atomfoundry.makers.label import LabelMaker
     from atomfoundry.makers.report import ReportMaker
@@ -27,6 +28,7 @@ _HOMES = {
     "ExploreMaker": "active_learning",
     "FineTuneMaker": "finetune",
     "ForgettingMaker": "finetune",
+    "HarvestMaker": "harvest",
     "IsolatedAtomsMaker": "sampling",
     "LabelMaker": "label",
     "ReportMaker": "report",
@@ -46,6 +48,7 @@ __all__ = [
     "ExploreMaker",
     "FineTuneMaker",
     "ForgettingMaker",
+    "HarvestMaker",
     "IsolatedAtomsMaker",
     "LabelMaker",
     "ReportMaker",

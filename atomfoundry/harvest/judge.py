@@ -122,7 +122,7 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
     _mark_explosions(run.steps, options.max_energy_rise)
     numbered = list(enumerate(run.steps))
     flags = [] if run.complete else ["interrupted"]
-    elif run.relaxed is False:
+    if run.complete and run.relaxed is False:
         flags.append("unconverged_ionic")
     if options.steps == "last":
         numbered = numbered[-1:]
