@@ -86,6 +86,12 @@ def read_file(path: str, name: str, kind: str, key: str, options: HarvestOptions
     except (OSError, MemoryError, RecursionError, UnicodeError) as error:
         outcome.rejections.append(rejection(name, "unreadable", describe(error)))
         return outcome
+    return judge_run(run, name, key, options)
+
+
+def judge_run(run: Run, name: str, key: str, options: HarvestOptions) -> FileOutcome:
+    """Sort the steps of a run into frames and rejections; the run's steps are marked on the way."""
+    outcome = FileOutcome(name)
     _judge(run, outcome, key, options)
     if not outcome.frames and not outcome.rejections:
         outcome.rejections.append(rejection(name, "no_steps", "the file holds no finished ionic step"))

@@ -189,7 +189,9 @@ class _OutcarScan:
         self.complete = self.reached = False
         self.hubbard: list[float] = []
         self.current = 0
+        self.tables: list[tuple[int, int]] = []
         self._header = True
+        self._forces = self._stresses = 0
 
     def __call__(self, line: str) -> None:
         if "Iteration" in line and (match := _ITERATION.search(line)):
@@ -201,10 +203,16 @@ class _OutcarScan:
             self.complete = True
         elif "reached required accuracy" in line:
             self.reached = True
+        elif "TOTAL-FORCE (eV/Angst)" in line:
+            self._forces += 1
+        elif "  in kB  " in line:
+            self._stresses += 1
+        elif "FREE ENERGIE OF THE ION-ELECTRON SYSTEM" in line:
+            self.tables.append((self._forces, self._stresses))
+            self._forces = self._stresses = 0
+            self._header = False
         elif self._header:
-            if "FREE ENERGIE OF THE ION-ELECTRON SYSTEM" in line:
-                self._header = False
-            elif "=" in line and not line.startswith((" |", "|")):
+            if "=" in line and not line.startswith((" |", "|")):
                 self._read_tags(line)
 
     def _read_tags(self, line: str) -> None:
@@ -266,6 +274,10 @@ def parse_outcar(path: Path) -> Run:
         raise ParseFailure(reason, message)
     limit = scan.number("NELM", 60)
     for number, step in enumerate(steps, start=1):
+        forces, stresses = scan.tables[number - 1]
+        if forces != 1 or stresses > 1:
+            # A line of another step is missing or doubled, so the tables may belong to different structures.
+            step.refuse("unreadable", f"{forces} tables of forces and {stresses} of stress in one ionic step")
         if number not in scan.converged and scan.iterations.get(number, 0) >= limit:
             step.refuse("unconverged_electronic", _without_convergence(scan.iterations[number], limit))
     relaxing = scan.number("IBRION", -1) in _RELAXATIONS and scan.number("NSW", 0) > 0
