@@ -106,7 +106,10 @@ def write_atompronet_npz(path: str | Path, frames: Sequence[Atoms]) -> int:
         "energies": np.array([[energy] for energy, _, _ in labels], dtype=float),
         "forces": np.array([forces for _, forces, _ in labels], dtype=float),
     }
-    virials = [None if stress is None else _virial(atoms, stress) for atoms, (_, _, stress) in zip(frames, labels)]
+    virials = [
+        None if stress is None else _virial(atoms, stress)
+        for atoms, (_, _, stress) in zip(frames, labels, strict=True)
+    ]
     if all(virial is not None for virial in virials):
         pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
         arrays["pressures"] = np.array([[virial[pair] for pair in pairs] for virial in virials if virial is not None])

@@ -211,9 +211,8 @@ class _OutcarScan:
             self.tables.append((self._forces, self._stresses))
             self._forces = self._stresses = 0
             self._header = False
-        elif self._header:
-            if "=" in line and not line.startswith((" |", "|")):
-                self._read_tags(line)
+        elif self._header and "=" in line and not line.startswith((" |", "|")):
+            self._read_tags(line)
 
     def _read_tags(self, line: str) -> None:
         if "TITEL" in line:

@@ -12,6 +12,7 @@ from jobflow import run_locally
 
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.documents.harvest import HarvestDoc
+from atomfoundry.errors import DatasetError
 from atomfoundry.makers import HarvestMaker
 from atomfoundry.makers.frames import open_dataset
 from atomfoundry.results import Project, use_project
@@ -53,5 +54,5 @@ def test_harvest_job(tmp_path: Path, project: Project) -> None:
 def test_files_without_a_level_are_refused(tmp_path: Path, project: Project) -> None:
     write_tree(tmp_path / "tree")
     job = HarvestMaker().make([str(tmp_path / "tree")])
-    with pytest.raises(RuntimeError, match="unknown_level"):
+    with pytest.raises(DatasetError, match="unknown_level"):
         run_locally(job, store=project.job_store(), ensure_success=True, raise_immediately=True)

@@ -26,7 +26,7 @@ def frames(number: int = 3) -> list[Atoms]:
     found = []
     for index in range(number):
         atoms = bulk("NaCl", "rocksalt", a=5.6 + 0.1 * index)
-        atoms.set_cell(atoms.cell.array + [[0, 0.1, 0], [0.2, 0, 0], [0, 0, 0.3]], scale_atoms=True)
+        atoms.set_cell(atoms.cell.array + np.array([[0, 0.1, 0], [0.2, 0, 0], [0, 0, 0.3]]), scale_atoms=True)
         forces = np.arange(6.0).reshape(2, 3) * 0.01 + index
         found.append(with_metadata(attach_labels(atoms, -3.0 - index, forces, STRESS * (index + 1))))
     return found
@@ -95,6 +95,7 @@ PW = """     Program PWSCF v.7.2 starts on 1Jan2026
 !    total energy              =     -10.00000000 Ry
      convergence has been achieved in   5 iterations
      Forces acting on atoms (cartesian axes, Ry/au):
+
      atom    1 type  1   force =     0.01000000    0.00000000    0.00000000
      atom    2 type  2   force =    -0.01000000    0.00000000    0.00000000
      Total force =     0.014142     Total SCF correction =     0.000000
