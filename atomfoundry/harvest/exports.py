@@ -107,8 +107,7 @@ def write_atompronet_npz(path: str | Path, frames: Sequence[Atoms]) -> int:
         "forces": np.array([forces for _, forces, _ in labels], dtype=float),
     }
     virials = [
-        None if stress is None else _virial(atoms, stress)
-        for atoms, (_, _, stress) in zip(frames, labels, strict=True)
+        None if stress is None else _virial(atoms, stress) for atoms, (_, _, stress) in zip(frames, labels, strict=True)
     ]
     if all(virial is not None for virial in virials):
         pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))

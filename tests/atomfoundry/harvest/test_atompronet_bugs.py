@@ -91,6 +91,9 @@ PW = """     Program PWSCF v.7.2 starts on 1Jan2026
          1           Na  tau(   1) = (   0.0000000   0.0000000   0.0000000  )
          2           Cl  tau(   2) = (   0.5000000   0.5000000   0.5000000  )
      number of k points=     1
+                       cart. coord. in units 2pi/alat
+        k(    1) = (   0.0000000   0.0000000   0.0000000), wk =   2.0000000
+
      highest occupied level (ev):     1.0000
 !    total energy              =     -10.00000000 Ry
      convergence has been achieved in   5 iterations
