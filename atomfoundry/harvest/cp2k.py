@@ -94,7 +94,7 @@ class _Reader:
         unit = re.search(r"\[(\w+)\]", line)
         if unit is None or unit[1] not in _STRESS_UNIT:
             return
-        rows = []
+        rows: list[list[float]] = []
         for text in self._lines:
             words = text.replace("STRESS|", " ").split()
             if len(words) == 4 and words[0].lower() == "xyz"[len(rows)]:

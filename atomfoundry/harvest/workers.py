@@ -98,11 +98,11 @@ def read_runs(
         exhausted = False
         while True:
             while not exhausted and len(queue) < _AHEAD * processes:
-                run = next(waiting, None)
-                if run is None:
+                following = next(waiting, None)
+                if following is None:
                     exhausted = True
                     break
-                task = _Task(run)
+                task = _Task(following)
                 queue.append(task)
                 again.append(task)
             while again and len(workers) < processes and all(worker.task for worker in workers):

@@ -41,7 +41,7 @@ def test_molecular_dynamics() -> None:
     md = molecular_dynamics(data_folder() / "vasp/Al2O3_aimd/OUTCAR.gz")
     assert len(md.temperatures) == len(md.energies) == 10
     assert all(0 <= temperature < 5000 for temperature in md.temperatures)
-    assert max(md.temperatures) > 10
+    assert md.temperatures[-1] == 0.16, "a cold start"
     assert md.energies[-1] == pytest.approx(-591.23783728, abs=1e-6)
 
 
