@@ -34,6 +34,10 @@ class _Task:
         return RunFiles(self.run.key, self.run.files[len(self.outcomes) :], self.run.size)
 
 
+_STARTUP = 300.0
+"""Seconds a worker may take to load its libraries."""
+
+
 class _Worker:
     """A process of its own program, not a fork of ours: it shares no threads, locks or open files with us."""
 
@@ -52,11 +56,19 @@ class _Worker:
         self.link.send(options)
         self.task: _Task | None = None
         self.deadline = 0.0
+        self._allowed = 0.0
+        self._ready = False
 
     def give(self, task: _Task, timeout: float) -> None:
         self.task = task
-        self.deadline = time.monotonic() + timeout + task.run.size / _BYTES_A_SECOND
+        self._allowed = timeout + task.run.size / _BYTES_A_SECOND
+        self.deadline = time.monotonic() + self._allowed + (0.0 if self._ready else _STARTUP)
         self.link.send(task.rest)
+
+    def start_clock(self) -> None:
+        """Count the time from here: the program has been loaded."""
+        self._ready = True
+        self.deadline = time.monotonic() + self._allowed
 
     def stop(self) -> None:
         self.link.close()
@@ -141,9 +153,12 @@ def _collect(workers: list[_Worker], again: list[_Task], options: HarvestOptions
             _lost(worker, workers, again, options, "timeout", "reading took too long; the reader was killed")
 
 
-def _take(worker: _Worker, outcome: FileOutcome | None) -> None:
+def _take(worker: _Worker, outcome: FileOutcome | str | None) -> None:
     task = worker.task
     if task is None:
+        return
+    if isinstance(outcome, str):
+        worker.start_clock()
         return
     if outcome is None:
         task.done, worker.task = True, None
@@ -170,9 +185,12 @@ def _lost(
 
 def serve(link: Connection) -> None:
     """Read what comes over the link until it closes: the worker's side."""
+    import ase.io  # noqa: F401  (its loading must not count as reading)
+
     from atomfoundry.harvest.judge import read_file
 
     options: HarvestOptions = link.recv()
+    link.send("ready")
     while True:
         try:
             run: RunFiles = link.recv()

@@ -45,7 +45,7 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
 def test_a_hanging_and_a_dying_reader_cost_one_file(tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", 3)
     (tmp_path / "tree/run-00b").mkdir()
-    (tmp_path / "tree/run-00b/vasprun.xml").write_text("x")
+    (tmp_path / "tree/run-00b/OUTCAR").write_text("x")
     script = tmp_path / "site/sitecustomize.py"
     script.parent.mkdir()
     # In the workers only: opening the one file hangs, opening the other kills.
@@ -60,14 +60,14 @@ def test_a_hanging_and_a_dying_reader_cost_one_file(tmp_path: Path) -> None:
         "    sys.addaudithook(hook)\n"
     )
     (tmp_path / "tree/run-00c").mkdir()
-    (tmp_path / "tree/run-00c/vasprun.xml").write_text("x")
+    (tmp_path / "tree/run-00c/OUTCAR").write_text("x")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(script.parent))
         report = harvest(tmp_path / "tree", processes=2, timeout=5.0)
     assert len(report.frames) == 3
     assert {item.source: item.reason for item in report.rejections} == {
-        "run-00b/vasprun.xml": "timeout",
-        "run-00c/vasprun.xml": "crashed_reader",
+        "run-00b/OUTCAR": "timeout",
+        "run-00c/OUTCAR": "crashed_reader",
     }
 
 
