@@ -185,8 +185,12 @@ def _lost(
 
 def serve(link: Connection) -> None:
     """Read what comes over the link until it closes: the worker's side."""
-    import ase.io  # noqa: F401  (its loading must not count as reading)
+    # Their loading must not count as reading.
+    import ase.io.trajectory
+    import ase.io.vasp_parsers.vasp_outcar_parsers  # noqa: F401
+    import vesin  # noqa: F401
 
+    from atomfoundry.harvest.frames import parse_frames  # noqa: F401
     from atomfoundry.harvest.judge import read_file
 
     options: HarvestOptions = link.recv()
