@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.defects import DefectsMaker, SlabsMaker
     from atomfoundry.makers.dynamics import MDSnapshotsMaker, NormalModesMaker
     from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
+    from atomfoundry.makers.harvest import HarvestMaker
     from atomfoundry.makers.job import foundry_job
     from atomfoundry.makers.label import LabelMaker
     from atomfoundry.makers.report import ReportMaker
@@ -39,6 +40,7 @@ _HOMES = {
     "ExploreMaker": "active_learning",
     "FineTuneMaker": "finetune",
     "ForgettingMaker": "finetune",
+    "HarvestMaker": "harvest",
     "IsolatedAtomsMaker": "sampling",
     "LabelMaker": "label",
     "MDSnapshotsMaker": "dynamics",
@@ -70,6 +72,7 @@ __all__ = [
     "ExploreMaker",
     "FineTuneMaker",
     "ForgettingMaker",
+    "HarvestMaker",
     "IsolatedAtomsMaker",
     "LabelMaker",
     "MDSnapshotsMaker",

@@ -1,4 +1,4 @@
-"""``atomfoundry dataset`` and ``harvest``."""
+"""``atomfoundry dataset``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer
 
 from atomfoundry.cli.console import console, print_json, print_table
 from atomfoundry.cli.run import JsonOption
-from atomfoundry.errors import InputError
 
 app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
 
@@ -58,40 +57,3 @@ def export_command(
     dataset = Dataset.open(path)
     write_extxyz(output, dataset.frames())
     console.print(f"Wrote {len(dataset)} frames to {output}", highlight=False)
-
-
-def harvest_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of finished calculations, or one file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Dataset folder to write.")],
-    all_steps: Annotated[bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Turn finished calculations (VASP, Quantum ESPRESSO, extended XYZ, ASE) into a dataset."""
-    from atomfoundry.datasets import Dataset
-    from atomfoundry.harvest import harvest
-
-    if output.exists():
-        raise InputError(f"{output} exists.", remedy="Give another folder.")
-    report = harvest(folder, steps="all" if all_steps else "last")
-    if report.frames:
-        Dataset.create(output, report.frames, name=folder.name)
-    rejected = dict(Counter(rejection.reason for rejection in report.rejections))
-    if as_json:
-        print_json(
-            {
-                "files": len(report.files),
-                "skipped": report.skipped,
-                "frames": len(report.frames),
-                "rejected": [rejection.model_dump(mode="json") for rejection in report.rejections],
-            }
-        )
-    else:
-        console.print(
-            f"{len(report.files)} files: {len(report.frames)} frames, {sum(rejected.values())} refused "
-            f"{rejected or ''}",
-            highlight=False,
-        )
-        for rejection in report.rejections:
-            console.print(f"  {rejection.source}: {rejection.reason}: {rejection.message}", highlight=False)
-    if not report.frames:
-        raise typer.Exit(1)

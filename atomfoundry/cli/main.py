@@ -10,8 +10,8 @@ import typer
 from atomfoundry import __version__
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
-from atomfoundry.cli.datasets import harvest_command
 from atomfoundry.cli.engines import app as engine_app
+from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.models import evaluate_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command

@@ -6,11 +6,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.harvest.collect import HarvestReport, harvest
+    from atomfoundry.harvest.collect import HarvestReport, harvest, harvest_dataset
+    from atomfoundry.harvest.convergence import convergence_table, molecular_dynamics, resubmission_list
+    from atomfoundry.harvest.exports import write_atompronet_npz, write_atompronet_xyz
+    from atomfoundry.harvest.store import harvest_store
 
-_HOMES = {"HarvestReport": "collect", "harvest": "collect"}
+_HOMES = {
+    "HarvestReport": "collect",
+    "convergence_table": "convergence",
+    "harvest": "collect",
+    "harvest_dataset": "collect",
+    "harvest_store": "store",
+    "molecular_dynamics": "convergence",
+    "resubmission_list": "convergence",
+    "write_atompronet_npz": "exports",
+    "write_atompronet_xyz": "exports",
+}
 
-__all__ = ["HarvestReport", "harvest"]
+__all__ = [
+    "HarvestReport",
+    "convergence_table",
+    "harvest",
+    "harvest_dataset",
+    "harvest_store",
+    "molecular_dynamics",
+    "resubmission_list",
+    "write_atompronet_npz",
+    "write_atompronet_xyz",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,8 @@ def test_trajectories_and_extended_xyz(tmp_path: Path) -> None:
     frames = [copper(seed) for seed in range(3)]
     frames[2].set_constraint(FixAtoms([0]))
     ase.io.write(tmp_path / "a.traj", frames)
-    write_extxyz(tmp_path / "b.extxyz", frames[:1])
+    other = copper(3)
+    write_extxyz(tmp_path / "b.extxyz", [other])
     level = LevelOfTheory(code="emt", method="EMT")
     report = harvest(tmp_path, steps="all", level=level)
     assert report.files == {"a.traj": 3, "b.extxyz": 1}
@@ -46,7 +47,7 @@ def test_trajectories_and_extended_xyz(tmp_path: Path) -> None:
         "a.traj#2",
         "b.extxyz",
     ]
-    for before, after in zip([*frames, frames[0]], report.frames, strict=True):
+    for before, after in zip([*frames, other], report.frames, strict=True):
         energy, forces, stress = labels_of(after)
         assert energy == pytest.approx(before.get_potential_energy(force_consistent=True), abs=1e-12)
         assert np.allclose(forces, before.get_forces(apply_constraint=False), atol=1e-12)
@@ -129,7 +130,7 @@ def reference(name: str) -> dict:
 )
 def test_vasprun_values(name: str) -> None:
     known = reference(f"dft_outputs/vasp/{name}")
-    report = harvest(data_folder() / "dft_outputs/vasp" / name, steps="all", settings=LENIENT)
+    report = harvest(data_folder() / "dft_outputs/vasp" / name, steps="all", settings=LENIENT, max_energy_rise=np.inf)
     assert len(report.frames) == known["n_calculation_blocks"]
     energy, forces, stress = labels_of(report.frames[-1])
     assert labels_of(report.frames[0])[0] == pytest.approx(known["e_fr_energy_first_last"][0], abs=1e-8)
@@ -157,7 +158,7 @@ def test_outcar_agrees_with_vasprun(pair: str) -> None:
 )
 def test_espresso_values(name: str) -> None:
     known = reference(f"dft_outputs/qe/{name}")
-    report = harvest(data_folder() / "dft_outputs/qe" / name, steps="all", settings=LENIENT)
+    report = harvest(data_folder() / "dft_outputs/qe" / name, steps="all", settings=LENIENT, max_energy_rise=np.inf)
     assert len(report.frames) == known["n_energies"]
     energy, forces, stress = labels_of(report.frames[-1])
     assert energy == pytest.approx(known["energy_Ry_first_last"][1] * RYDBERG, rel=1e-7)
@@ -187,7 +188,7 @@ def test_espresso_forces_are_the_total_ones() -> None:
         ("vasp/no_nions/OUTCAR", "truncated"),
         ("vasp/vasprun_spoilt.xml", "truncated"),
         ("vasp/vasprun.wrong_sp.xml.gz", "unreadable"),
-        ("qe/failed_computing_cholesky_stdout/aiida.out", "unknown_format"),
+        ("qe/failed_computing_cholesky_stdout/aiida.out", "crashed"),
         ("qe/failed_interrupted_relax/aiida.out", "truncated"),
         ("qe/failed_out_of_walltime_interrupted/aiida.out", "truncated"),
         ("qe/failed_scf_not_converged/aiida.out", "unconverged_electronic"),
@@ -203,7 +204,7 @@ def test_real_failures(name: str, reason: str) -> None:
 
 @pytest.mark.parametrize(("name", "number"), [("vasprun.bad.xml.gz", 1), ("FeS2_potim/OUTCAR.gz", 3)])
 def test_good_steps_of_interrupted_runs_are_kept_and_marked(name: str, number: int) -> None:
-    report = harvest(data_folder() / "dft_outputs/vasp" / name, steps="all", settings=LENIENT)
+    report = harvest(data_folder() / "dft_outputs/vasp" / name, steps="all", settings=LENIENT, max_energy_rise=np.inf)
     assert len(report.frames) == number
     assert all(atoms.info["flags"] == ["interrupted"] for atoms in report.frames)
 
