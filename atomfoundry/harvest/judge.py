@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from ase import Atoms
-from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 
 from atomfoundry.datasets import CurationSettings, curate, with_metadata
 from atomfoundry.documents import LabelFailure, LevelOfTheory
@@ -157,39 +155,10 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
             atoms.info["kpoints"] = run.kpoints
         good.append(atoms)
     settings = options.settings or CurationSettings()
-    # Distances are checked here: vesin finds them a hundred times faster, which counts for long trajectories.
-    kept, refused = curate(good, settings.model_copy(update={"min_distance_factor": 0.0}))
+    kept, refused = curate(good, settings)
     outcome.rejections += refused
-    for atoms in kept:
-        close = _too_close(atoms, settings.min_distance_factor)
-        if close is None:
-            outcome.frames.append(with_metadata(atoms))
-        else:
-            outcome.rejections.append(rejection(atoms.info["source"], "too_close", close, atoms))
+    outcome.frames += [with_metadata(atoms) for atoms in kept]
     outcome.level, outcome.potentials = level, run.potentials
-
-
-def _too_close(atoms: Atoms, factor: float) -> str | None:
-    """Say which atoms are nearer than ``factor`` of the sum of their covalent radii."""
-    if factor == 0:
-        return None
-    radii = factor * covalent_radii[atoms.numbers]
-    if atoms.pbc.all() or not atoms.pbc.any():
-        from vesin import NeighborList
-
-        search = NeighborList(cutoff=2 * float(radii.max()), full_list=False)
-        first, second, distances = search.compute(
-            atoms.positions, atoms.cell.array, periodic=bool(atoms.pbc.all()), quantities="ijd"
-        )
-        near = distances < radii[first] + radii[second]
-        first, second, distances = first[near], second[near], distances[near]
-    else:
-        first, second, distances = neighbor_list("ijd", atoms, cutoff=list(radii))
-    if not len(distances):
-        return None
-    worst = int(distances.argmin())
-    pair = "-".join(sorted(atoms.symbols[int(index[worst])] for index in (first, second)))
-    return f"{pair} at {distances[worst]:.3f} A, less than {factor:g} of the sum of the covalent radii"
 
 
 def _mark_explosions(steps: list[Step], limit: float) -> None:

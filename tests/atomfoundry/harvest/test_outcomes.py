@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[str, int, dict[str, int]]] = {
     "gpaw/Si_pw.gpw2": ("no_forces", 0, {"no_forces": 1}),
     # ORCA ends an optimisation with an energy without gradient.
     "orca/orca.out.gz": ("no_forces", 3, {"no_forces": 1}),
-    "qe/Li2O4_vcrelax_mp-1018789/pw.out.gz": ("unconverged_ionic", 46, {"exploded": 4}),
+    "qe/Li2O4_vcrelax_mp-1018789/pw.out.gz": ("unconverged_ionic", 46, {"too_close": 3, "exploded": 1}),
     "qe/NaCl64_displaced/NaCl-001.out": (GOOD, 1, {}),
     "qe/NaCl64_displaced/NaCl-002.out": (GOOD, 1, {}),
     "qe/default_xml_211101/aiida.out": (GOOD, 1, {}),
