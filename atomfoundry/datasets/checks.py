@@ -44,7 +44,7 @@ def _finite_structure(atoms: Atoms) -> bool:
 def _too_close(atoms: Atoms, factor: float) -> str | None:
     if factor == 0:
         return None
-    from vesin import NeighborList  # a hundred times faster here than ASE's, which counts for long trajectories
+    from vesin import NeighborList  # ten times faster here than ASE, which counts for long trajectories
 
     radii = factor * covalent_radii[atoms.numbers]
     first, second, distances = NeighborList(cutoff=2 * float(radii.max()), full_list=False, n_threads=1).compute(
