@@ -52,6 +52,8 @@ class Engine(ABC):
     name: ClassVar[str]
     profile: ClassVar[str] = "light"
     """Resource profile of its jobs."""
+    in_process: ClassVar[bool] = True
+    """Whether ``evaluate`` computes in the calling process, so that a crash of the code is a crash of the caller."""
 
     @property
     @abstractmethod
@@ -116,6 +118,30 @@ class Engine(ABC):
             As ``get_engine`` takes them.
         """
         return self.settings()
+
+    def write_inputs(self, atoms: Atoms, directory: Path) -> list[Path]:
+        """Write the input files of one structure, for a calculation started by hand.
+
+        Parameters
+        ----------
+        atoms
+            The structure; never changed.
+        directory
+            Existing folder for the files.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+
+        Raises
+        ------
+        ConfigurationError
+            If this engine's code reads no input files.
+        """
+        raise ConfigurationError(
+            f"Engine '{self.name}' has no input files.", remedy="Its structures can only be labelled by Atomfoundry."
+        )
 
     def check_elements(self, symbols: Iterable[str]) -> None:
         """Check that all elements can be computed.

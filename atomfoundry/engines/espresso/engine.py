@@ -71,6 +71,7 @@ class EspressoEngine(Engine):
 
     name: ClassVar[str] = "espresso"
     profile: ClassVar[str] = "dft"
+    in_process: ClassVar[bool] = False
 
     ecutwfc: float = 30 * RYDBERG
     kpoint_spacing: float = 0.4
