@@ -5,13 +5,14 @@ TORCH   ?= torch==2.13.0
 PROJECT ?= quickstart
 BIN     := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint install help
+.PHONY: quickstart test test-slow lint docs install help
 
 help:
 	@echo "make quickstart   install into $(VENV) and run the whole pipeline once (results in $(PROJECT)/)"
 	@echo "make test         install the test extra and run the tests"
 	@echo "make test-slow    the long physics and the many kills too"
 	@echo "make lint         ruff, mypy, import-linter"
+	@echo "make docs         the manual, into docs/_build"
 
 # uv installs the many packages several times faster than pip; torch stays pip's, so that a local wheel is found
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -50,3 +51,6 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p atomfoundry
 	cd $(VENV) && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
+
+docs: $(VENV)/.dev
+	$(BIN)/python -P -m sphinx -q -W --keep-going -b html docs docs/_build
