@@ -54,18 +54,19 @@ def load_flow_file(path: str | Path, overrides: dict[str, Any] | None = None) ->
         If the file is missing, is not YAML, or has an unknown key or a value of the wrong type; the message names
         the file, the key and the nearest valid name.
     """
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"Flow file {path} does not exist.", remedy=f"Shipped presets: {', '.join(list_presets())}."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Flow file {path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"Flow file {path} is not YAML: {' '.join(str(error).split())}.") from error
-    return build_flow_maker(document, where=str(path), overrides=overrides)
+    return build_flow_maker(_read_flow_file(Path(path)), where=str(path), overrides=overrides)
+
+
+def flow_file_arguments(path: str | Path) -> dict[str, Any]:
+    """Return the arguments that a flow file itself gives, without those of the preset it starts from.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is missing or is not YAML.
+    """
+    document = _read_flow_file(Path(path))
+    return dict(document.get("arguments") or {}) if isinstance(document, dict) else {}
 
 
 def build_flow_maker(document: Any, *, where: str, overrides: dict[str, Any] | None = None) -> Maker:
@@ -152,6 +153,19 @@ def _maker_class(hint: Any) -> type | None:
         if isinstance(candidate, type) and issubclass(candidate, Maker):
             return candidate
     return None
+
+
+def _read_flow_file(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"Flow file {path} does not exist.", remedy=f"Shipped presets: {', '.join(list_presets())}."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Flow file {path} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"Flow file {path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def _read_preset(name: str) -> dict[str, Any]:

@@ -102,10 +102,22 @@ class FoundationFlowMaker(Maker):
             )
         return maker
 
-    def with_structures(self, files: Iterable[str | Path]) -> Self:
+    def with_structures(self, files: Iterable[str | Path], *, keep: Iterable[str] = ()) -> Self:
         """Return a copy that starts from the user's files: 3-D periodic ones are crystals, the others molecules.
 
         The crystal engine's settings are made to serve any crystal of their elements.
+
+        Parameters
+        ----------
+        files
+            Structure files.
+        keep
+            Settings of the crystal engine that stay as they are: those that the user chose.
+
+        Raises
+        ------
+        StructureError
+            If a file mixes crystals and molecules, or there is no crystal.
         """
         from atomfoundry.engines import get_engine
         from atomfoundry.errors import StructureError
@@ -129,6 +141,7 @@ class FoundationFlowMaker(Maker):
             )
         labels = self.crystal_labels
         settings = get_engine(labels.engine, **labels.engine_settings).settings_for(elements)
+        settings |= {key: labels.engine_settings[key] for key in keep if key in labels.engine_settings}
         return replace(
             self,
             crystal_labels=replace(labels, engine_settings=settings),

@@ -38,14 +38,16 @@ def run_command(
 ) -> None:
     """Run a flow here, in parallel; run it again to resume. A finished flow is not run again."""
     from atomfoundry.cli.summary import print_summary, summarise
-    from atomfoundry.running import run
+    from atomfoundry.running import is_finished, run
     from atomfoundry.settings import settings
 
     maker = _maker(target, structures=structures, engine=engine, seed=seed)
     folder = project or settings().project or Path(Path(target).stem)
-    if hasattr(maker, "check"):
+    flow = maker.make()
+    # what is finished needs no engine: it may be gone by now
+    if hasattr(maker, "check") and not is_finished(flow, folder):
         maker.check()
-    result = run(maker.make(), project=folder, workers=workers or settings().workers, progress=not (quiet or as_json))
+    result = run(flow, project=folder, workers=workers or settings().workers, progress=not (quiet or as_json))
     summary = summarise(folder, result)
     if as_json:
         print_json(summary)
@@ -56,7 +58,7 @@ def run_command(
 
 
 def _maker(target: str, *, structures: list[str] | None, engine: str | None, seed: int | None) -> Maker:
-    from atomfoundry.workflows.flow_file import list_presets, load_flow_file, load_preset
+    from atomfoundry.workflows.flow_file import flow_file_arguments, list_presets, load_flow_file, load_preset
 
     overrides: dict[str, Any] = {}
     if seed is not None:
@@ -68,7 +70,8 @@ def _maker(target: str, *, structures: list[str] | None, engine: str | None, see
         maker = maker.with_engine(engine)
     if structures:
         _need(maker, "with_structures", "--structures")
-        maker = maker.with_structures(structures)
+        chosen = {} if is_preset else flow_file_arguments(target)
+        maker = maker.with_structures(structures, keep=chosen.get("crystal_labels", {}).get("engine_settings", {}))
     return maker
 
 

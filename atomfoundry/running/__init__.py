@@ -9,20 +9,31 @@ if TYPE_CHECKING:
     from atomfoundry.results.progress import report_progress
     from atomfoundry.running.outcome import JobFailure, RunResult
     from atomfoundry.running.runner import resume, run
-    from atomfoundry.running.status import StatusReport, cancel, retry
+    from atomfoundry.running.status import StatusReport, cancel, is_finished, retry
 
 _HOMES = {
     "JobFailure": "atomfoundry.running.outcome",
     "RunResult": "atomfoundry.running.outcome",
     "StatusReport": "atomfoundry.running.status",
     "cancel": "atomfoundry.running.status",
+    "is_finished": "atomfoundry.running.status",
     "report_progress": "atomfoundry.results.progress",
     "resume": "atomfoundry.running.runner",
     "retry": "atomfoundry.running.status",
     "run": "atomfoundry.running.runner",
 }
 
-__all__ = ["JobFailure", "RunResult", "StatusReport", "cancel", "report_progress", "resume", "retry", "run"]
+__all__ = [
+    "JobFailure",
+    "RunResult",
+    "StatusReport",
+    "cancel",
+    "is_finished",
+    "report_progress",
+    "resume",
+    "retry",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from jobflow import Flow, Job
+
 from atomfoundry.results.project import Project
 from atomfoundry.running.execution import job_folder
+from atomfoundry.running.identity import prepare
 from atomfoundry.running.outcome import JobFailure
 from atomfoundry.running.queue import BLOCKED, COMPLETED, FAILED, OPEN, RUNNING, Queue
 
@@ -253,3 +256,32 @@ def cancel(project: Project | str | Path, run_id: str | None = None) -> int:
         How many jobs were cancelled.
     """
     return _with_queue(project, lambda queue: queue.cancel(run_id))
+
+
+def is_finished(flow: Flow | Job | list, project: Project | str | Path) -> bool:
+    """Tell whether every job of a flow has ended well in a project, so that running it again would do nothing.
+
+    Parameters
+    ----------
+    flow
+        Flow, job or list of them; not changed.
+    project
+        The project's folder; it need not exist.
+
+    Raises
+    ------
+    ProjectError
+        If the folder is no project.
+    ValueError
+        If the flow cannot be run.
+    """
+    if not isinstance(project, Project):
+        if not (Path(project) / "project.json").is_file():
+            return False
+        project = Project.open(project)
+    queue = Queue(project.queue_path)
+    try:
+        counts = queue.counts(prepare(flow).run_id)
+    finally:
+        queue.close()
+    return set(counts) == {COMPLETED}

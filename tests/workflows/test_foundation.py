@@ -264,3 +264,21 @@ def test_own_structures_get_settings_that_serve_them(tmp_path: Path) -> None:
     assert not settings["kpoint_shift"]
     assert preset.crystal_labels.engine_settings["kpoint_shift"]
     assert settings["scf_tolerance"] == preset.crystal_labels.engine_settings["scf_tolerance"]
+
+
+def test_settings_of_the_users_own_flow_file_stay(tmp_path: Path) -> None:
+    from ase.build import bulk
+
+    from atomfoundry.cli.run import _maker
+
+    crystal, flow = tmp_path / "aluminium.cif", tmp_path / "flow.yaml"
+    bulk("Al").write(crystal)
+    flow.write_text(
+        "workflow: FoundationFlowMaker\npreset: quickstart\n"
+        "arguments: {crystal_labels: {engine_settings: {kpoint_spacing: 0.9}}}\n"
+    )
+    maker = _maker(str(flow), structures=[str(crystal)], engine=None, seed=None)
+    assert isinstance(maker, FoundationFlowMaker)
+    settings = maker.crystal_labels.engine_settings
+    assert settings["kpoint_spacing"] == 0.9
+    assert not settings["kpoint_shift"]  # the preset's, not the user's

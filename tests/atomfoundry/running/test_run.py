@@ -14,7 +14,7 @@ from jobflow import Flow, JobOrder
 from atomfoundry.documents import LabelDoc
 from atomfoundry.errors import InputError, ProjectError, RunError
 from atomfoundry.results import Project
-from atomfoundry.running import cancel, retry, run
+from atomfoundry.running import cancel, is_finished, retry, run
 from atomfoundry.running.processes import ProjectLock
 from atomfoundry.running.queue import Queue
 from atomfoundry.running.status import status
@@ -48,6 +48,7 @@ def test_the_same_flow_again_does_nothing_and_says_so(jobs, project, calls):
 
     here(flow(), project)
     before = calls()
+    assert is_finished(flow(), project.path)
     documents = list(project.job_store().query())
     again = run(flow(), project=project.path, progress=False)
     assert calls() == before
@@ -55,6 +56,13 @@ def test_the_same_flow_again_does_nothing_and_says_so(jobs, project, calls):
     assert again.reused == again.total == len(documents)
     assert str(again) == f"Nothing to do: all {len(documents)} jobs of 'twice' were finished before."
     assert list(project.job_store().query()) == documents
+
+
+def test_finished_is_only_what_ended_well(jobs, project, tmp_path):
+    assert not is_finished(Flow([jobs.add(1)]), tmp_path / "nowhere")
+    here(Flow([jobs.add(1), jobs.fail()], name="failing"), project)
+    assert not is_finished(Flow([jobs.add(1), jobs.fail()], name="failing"), project)
+    assert not is_finished(Flow([jobs.add(1)], name="another"), project)
 
 
 def test_a_longer_flow_is_another_run(jobs, project):
