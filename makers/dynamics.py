@@ -124,7 +124,7 @@ class MDSnapshotsMaker(Maker):
         K, one run of every structure each.
     min_atoms
         Smaller crystals run in a nearly cubic supercell of at least so many atoms.
-    n, interval, equilibration, timestep, ensemble, friction
+    n, interval, equilibration, timestep, ensemble, friction, pressure, barostat_time
         See :func:`atomfoundry.sampling.md_snapshots`.
     seed
         Seed of the dynamics.
@@ -142,6 +142,8 @@ class MDSnapshotsMaker(Maker):
     timestep: float = 1.0
     ensemble: str = "nvt"
     friction: float = 0.01
+    pressure: float = 0.0
+    barostat_time: float = 500.0
     seed: int = 0
 
     @foundry_job(output_schema=StructureSetDoc)
@@ -176,6 +178,8 @@ class MDSnapshotsMaker(Maker):
                     equilibration=self.equilibration,
                     ensemble=self.ensemble,
                     friction=self.friction,
+                    pressure=self.pressure,
+                    barostat_time=self.barostat_time,
                 )
         return structure_set(
             unique_frames(frames), name=self.name, lineage={"structures": structures.structures.sha256}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
@@ -26,6 +28,8 @@ def md_snapshots(
     equilibration: int = 0,
     ensemble: str = "nvt",
     friction: float = 0.01,
+    pressure: float = 0.0,
+    barostat_time: float = 500.0,
     min_distance_factor: float = 0.4,
 ) -> list[Atoms]:
     """Return snapshots of a molecular dynamics run.
@@ -34,7 +38,7 @@ def md_snapshots(
     ----------
     atoms
         Where the run starts; velocities are drawn for twice the temperature in ``"nve"``, half of which goes into
-        the potential energy of a structure at its minimum, and for the temperature in ``"nvt"``.
+        the potential energy of a structure at its minimum, and for the temperature in ``"nvt"`` and ``"npt"``.
     calculator
         Any ASE calculator with forces.
     temperature
@@ -48,9 +52,14 @@ def md_snapshots(
     equilibration
         Steps before the first interval.
     ensemble
-        ``"nvt"`` (Langevin) or ``"nve"`` (velocity Verlet).
+        ``"nvt"`` (Langevin), ``"nve"`` (velocity Verlet) or ``"npt"`` (Langevin for atoms and all of the cell: Quigley
+        and Probert, J. Chem. Phys. 120, 11432; integrated as in Leimkuhler and Matthews, J. Chem. Phys. 138, 174102).
     friction
         Langevin friction, 1/fs.
+    pressure
+        Of ``"npt"``, eV/A^3, positive where it compresses.
+    barostat_time
+        Of ``"npt"``: period of the cell's fluctuations, fs.
     min_distance_factor
         A snapshot with atoms nearer than this times the sum of their covalent radii ends the run as exploded.
 
@@ -66,6 +75,7 @@ def md_snapshots(
         If an argument is impossible, or the run explodes: no snapshot of it is returned.
     """
     from ase.md.langevin import Langevin
+    from ase.md.langevinbaoab import LangevinBAOAB
     from ase.md.velocitydistribution import Stationary, thermalize_momenta
     from ase.md.verlet import VelocityVerlet
 
@@ -74,19 +84,36 @@ def md_snapshots(
             f"{n} snapshots every {interval} steps of {timestep} fs at {temperature} K are not possible.",
             remedy="Give n >= 0, interval >= 1, equilibration >= 0 and positive temperature and timestep.",
         )
-    if ensemble not in ("nvt", "nve"):
-        raise StructureError(f"There is no ensemble '{ensemble}'.", remedy="Use 'nvt' or 'nve'.")
+    if ensemble not in ("nvt", "nve", "npt"):
+        raise StructureError(f"There is no ensemble '{ensemble}'.", remedy="Use 'nvt', 'nve' or 'npt'.")
+    if ensemble == "npt" and not (atoms.pbc.all() and barostat_time > 0):
+        raise StructureError(
+            f"{atoms.get_chemical_formula()} cannot run at constant pressure.",
+            remedy="Give a structure that is periodic in three dimensions, and a positive barostat_time.",
+        )
     base = with_metadata(clean_frame(atoms))
     work = base.copy()
     work.calc = calculator
     rng = np.random.default_rng([seed, int(base.info["frame_id"][:16], 16), round(temperature * 1e3)])
-    drawn = temperature if ensemble == "nvt" else 2 * temperature
+    drawn = 2 * temperature if ensemble == "nve" else temperature
     thermalize_momenta(work, temperature_K=drawn, rng=rng)
     Stationary(work, preserve_temperature=False)
     if ensemble == "nvt":
         dynamics = Langevin(
             work, timestep * units.fs, temperature_K=temperature, friction=friction / units.fs, rng=rng, fixcm=False
         )
+    elif ensemble == "npt":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Using heuristic P_mass")
+            dynamics = LangevinBAOAB(
+                work,
+                timestep * units.fs,
+                temperature_K=temperature,
+                externalstress=-pressure,
+                T_tau=units.fs / friction,
+                P_tau=barostat_time * units.fs,
+                rng=rng,
+            )
     else:
         dynamics = VelocityVerlet(work, timestep * units.fs)
     frames: list[Atoms] = []

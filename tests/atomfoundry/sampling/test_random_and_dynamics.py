@@ -192,12 +192,45 @@ def test_nve_keeps_its_energy() -> None:
     assert np.ptp(totals) < 2e-3 * np.ptp([reference.get_potential_energy(), totals[0]]) + 2e-3
 
 
+class VolumeSpring(Calculator):
+    """An ideal gas in a box with a spring on its volume: pressure and volume follow from each other exactly."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
+    stiffness, volume = 5.0, 100.0
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        strain = self.atoms.get_volume() / self.volume - 1
+        slope = self.stiffness * strain / self.volume
+        self.results = {
+            "energy": 0.5 * self.stiffness * strain**2,
+            "forces": np.zeros((len(self.atoms), 3)),
+            "stress": np.array([slope] * 3 + [0.0] * 3),
+        }
+
+
+def test_npt_keeps_its_pressure() -> None:
+    atoms = Atoms("Ar4", scaled_positions=np.eye(4, 3) / 2, cell=[4.6] * 3, pbc=True)
+    frames = md_snapshots(
+        atoms, VolumeSpring(), temperature=300.0, n=150, interval=8, seed=3, timestep=2.0, equilibration=200,
+        ensemble="npt", friction=0.02, pressure=0.01, barostat_time=100.0, min_distance_factor=0.0,
+    )  # fmt: skip
+    volumes = np.array([frame.get_volume() for frame in frames])
+    spring = -VolumeSpring.stiffness * (volumes / VolumeSpring.volume - 1) / VolumeSpring.volume
+    gas = len(atoms) * KB * 300.0 / volumes
+    assert np.std(volumes) > 1.0
+    # a cell that is free in all directions has kT / V = 3e-4 more
+    assert np.mean(spring + gas) == pytest.approx(0.01, abs=2e-3)
+
+
 def test_md_refusals() -> None:
     run: dict[str, Any] = {"n": 5, "interval": 20, "seed": 0}
     with pytest.raises(StructureError, match="exploded"):
         md_snapshots(bulk("Cu", cubic=True), EMT(), temperature=300.0, timestep=200.0, **run)
-    with pytest.raises(StructureError, match="no ensemble 'npt'"):
-        md_snapshots(bulk("Cu"), EMT(), temperature=300.0, ensemble="npt", **run)
+    with pytest.raises(StructureError, match="no ensemble 'nph'"):
+        md_snapshots(bulk("Cu"), EMT(), temperature=300.0, ensemble="nph", **run)
+    with pytest.raises(StructureError, match="constant pressure"):
+        md_snapshots(molecule("H2O"), EMT(), temperature=300.0, ensemble="npt", **run)
     with pytest.raises(StructureError, match="not possible"):
         md_snapshots(bulk("Cu"), EMT(), temperature=0.0, **run)
 
