@@ -59,8 +59,36 @@ def render_report(inputs: ReportInputs, path: str | Path) -> dict[str, float | s
     dict
         As :func:`atomfoundry.results.report.headline`.
     """
+    write_page(
+        path,
+        build_sections(inputs),
+        title=inputs.title,
+        subtitle=inputs.subtitle,
+        created_at=inputs.created_at,
+    )
+    return overview.headline(inputs)
+
+
+def write_page(
+    path: str | Path, sections: list[Section], *, title: str, subtitle: str = "", created_at: str | None = None
+) -> None:
+    """Write sections as one HTML file in the style of the report.
+
+    The file is written atomically and opens without a network: scripts and styles are inside.
+
+    Parameters
+    ----------
+    path
+        The HTML file; its folder must exist, an older page is replaced.
+    sections
+        What the page is made of.
+    title, subtitle
+        Its heading.
+    created_at
+        UTC, ISO 8601; shown if given.
+    """
     target = Path(path)
-    page = html(inputs)
+    page = html_of(sections, title=title, subtitle=subtitle, created_at=created_at)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     temporary = Path(name)
     try:
@@ -74,15 +102,18 @@ def render_report(inputs: ReportInputs, path: str | Path) -> dict[str, float | s
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return overview.headline(inputs)
 
 
 def html(inputs: ReportInputs) -> str:
     """Return the report as a text of HTML."""
+    return html_of(build_sections(inputs), title=inputs.title, subtitle=inputs.subtitle, created_at=inputs.created_at)
+
+
+def html_of(sections: list[Section], *, title: str, subtitle: str = "", created_at: str | None = None) -> str:
+    """Return sections as a text of HTML, as `write_page` writes it."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    sections = build_sections(inputs)
     numbered = {id(figure): f"figure-{i}" for i, figure in enumerate(_figures(sections), start=1)}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["spec"] = lambda figure: Markup(specification(figure))
@@ -90,8 +121,9 @@ def html(inputs: ReportInputs) -> str:
     environment.filters["number_of"] = lambda figure: numbered[id(figure)]
     template = environment.from_string(_resource("report.html"))
     return template.render(
-        inputs=inputs,
-        created=text.moment(inputs.created_at) if inputs.created_at else "",
+        title=title,
+        subtitle=subtitle,
+        created=text.moment(created_at) if created_at else "",
         sections=[section for section in sections if not section.absent],
         absent=[section for section in sections if section.absent],
         style=Markup(_resource("report.css")),
