@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
     from atomfoundry.makers.align import AlignMaker
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
+    from atomfoundry.makers.curation import CoverageMaker, CurateMaker
     from atomfoundry.makers.databases import MaterialsProjectMaker, MoleculesMaker, OptimadeMaker, PrototypesMaker
     from atomfoundry.makers.dataset import DatasetMaker
     from atomfoundry.makers.defects import DefectsMaker, SlabsMaker
@@ -34,6 +35,8 @@ _HOMES = {
     "AlignMaker": "align",
     "BenchmarkMaker": "benchmark",
     "BenchmarkStructuresMaker": "benchmark",
+    "CoverageMaker": "curation",
+    "CurateMaker": "curation",
     "DatasetMaker": "dataset",
     "DefectsMaker": "defects",
     "DimersMaker": "sampling",
@@ -66,6 +69,8 @@ __all__ = [
     "AlignMaker",
     "BenchmarkMaker",
     "BenchmarkStructuresMaker",
+    "CoverageMaker",
+    "CurateMaker",
     "DatasetMaker",
     "DefectsMaker",
     "DimersMaker",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jobflow import Maker
 
-from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
+from atomfoundry.datasets import labels_of
+from atomfoundry.documents import AlignmentDoc, Artifact, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
 from atomfoundry.errors import DatasetError
 from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
 from atomfoundry.makers.job import foundry_job
@@ -145,33 +146,58 @@ def describe_dataset(
     rejected: list[LabelFailure],
 ) -> DatasetDoc:
     """Store frames and count what is in them."""
+    artifact = store_frames(frames, name=name, level=level, isolated_energies=energies, splits=splits)
+    rejections = dict(Counter(failure.reason for failure in rejected))
+    return dataset_document(artifact, name=name, rejections=rejections, rejected=rejected)
+
+
+def dataset_document(
+    artifact: Artifact, *, name: str, rejections: dict[str, int], rejected: list[LabelFailure]
+) -> DatasetDoc:
+    """Describe a stored dataset; its frames are read one by one.
+
+    Parameters
+    ----------
+    artifact
+        The dataset folder.
+    name
+        For people.
+    rejections
+        Reason -> frames refused on the way to it.
+    rejected
+        Refused frames, all or examples.
+    """
+    dataset = open_dataset(artifact)
+    energies = dataset.isolated_energies
     elements: Counter[str] = Counter()
-    per_atom: list[float] = []
-    max_force = 0.0
-    for atoms in frames:
+    sources: Counter[str] = Counter()
+    samplings: Counter[str] = Counter()
+    lowest, highest, max_force = np.inf, -np.inf, 0.0
+    for atoms in dataset.frames():
         symbols = atoms.get_chemical_symbols()
         elements.update(symbols)
-        if energies and set(symbols) <= set(energies):
-            bound = atoms.get_potential_energy() - sum(energies[s] for s in symbols)
-            per_atom.append(float(bound) / len(atoms))
-        forces = atoms.calc.results.get("forces")
+        sources[str(atoms.info.get("source", ""))] += 1
+        samplings[str(atoms.info.get("sampling", ""))] += 1
+        energy, forces, _ = labels_of(atoms)
+        if energies and energy is not None and set(symbols) <= set(energies):
+            bound = float(energy - sum(energies[s] for s in symbols)) / len(atoms)
+            lowest, highest = min(lowest, bound), max(highest, bound)
         if forces is not None and len(forces):
             max_force = max(max_force, float(np.linalg.norm(forces, axis=1).max()))
-    artifact = store_frames(frames, name=name, level=level, isolated_energies=energies, splits=splits)
     return DatasetDoc(
         name=name,
         dataset=artifact,
-        n_frames=len(frames),
+        n_frames=len(dataset),
         n_atoms=sum(elements.values()),
         elements={symbol: elements[symbol] for symbol in sort_elements(elements)},
-        level=level,
-        level_ids=sorted({str(atoms.info.get("level", "")) for atoms in frames}),
+        level=dataset.level,
+        level_ids=sorted({str(level) for level in dataset.column("level")}) if len(dataset) else [],
         isolated_energies=energies,
-        splits={key: len(indices) for key, indices in splits.items()},
-        sources=dict(Counter(str(atoms.info.get("source", "")) for atoms in frames)),
-        samplings=dict(Counter(str(atoms.info.get("sampling", "")) for atoms in frames)),
-        rejections=dict(Counter(failure.reason for failure in rejected)),
+        splits={key: len(indices) for key, indices in dataset.splits.items()},
+        sources=dict(sources),
+        samplings=dict(samplings),
+        rejections=rejections,
         rejected=rejected,
-        energy_range=(min(per_atom), max(per_atom)) if per_atom else None,
+        energy_range=(lowest, highest) if np.isfinite(lowest) else None,
         max_force=max_force,
     )

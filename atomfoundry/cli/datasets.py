@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from atomfoundry.cli.console import console, print_json, print_table
+from atomfoundry.cli.curation import coverage_command, curate_command
 from atomfoundry.cli.run import JsonOption
 
 app = typer.Typer(help="Datasets on disk.", no_args_is_help=True)
+app.command("curate")(curate_command)
+app.command("coverage")(coverage_command)
 
 
 @app.command("info")

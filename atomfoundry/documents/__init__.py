@@ -10,6 +10,7 @@ from atomfoundry.documents.base import (
 from atomfoundry.documents.benchmark import BenchmarkDoc, ReportDoc
 from atomfoundry.documents.data import (
     AlignmentDoc,
+    CoverageDoc,
     DatasetDoc,
     EnergyMetrics,
     LabelDoc,
@@ -35,6 +36,7 @@ __all__ = [
     "AlignmentDoc",
     "Artifact",
     "BenchmarkDoc",
+    "CoverageDoc",
     "DatasetDoc",
     "EnergyMetrics",
     "EpochRecord",

@@ -90,6 +90,16 @@ class DatasetDoc(FoundryDocument):
     max_force: float | None = Field(default=None, description="eV/A")
 
 
+class CoverageDoc(FoundryDocument):
+    """What a dataset covers, and what it lacks."""
+
+    name: str
+    n_frames: int
+    counts: dict = Field(default_factory=dict, description="As CoverageReport: elements, pairs, histograms, ...")
+    gaps: list[str] = Field(default_factory=list)
+    html: Artifact
+
+
 class EnergyMetrics(BaseModel):
     """Errors of total energies, per atom."""
 

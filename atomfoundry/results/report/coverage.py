@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,8 @@ def _pairs(report: CoverageReport) -> Figure | None:
                 "z": [[round(float(np.log10(n)), 4) if n else None for n in line] for line in counts],
                 "customdata": counts,
                 "hovertemplate": "%{y}-%{x}: %{customdata} frames<extra></extra>",
-                "texttemplate": "%{customdata}" if len(order) <= 12 else None,
+                "text": [[str(n) if n and len(order) <= 12 else "" for n in line] for line in counts],
+                "texttemplate": "%{text}",
                 "xgap": 1,
                 "ygap": 1,
                 "colorscale": _SCALE,
@@ -209,7 +211,7 @@ def _bars(
         (f"{low:g} to {high - 1:g}" if high - 1 > low else f"{low:g}")
         if isinstance(low, int)
         else f"{low:g} to {high:g}"
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in pairwise(edges)
     ]
     names.append(f"{edges[-1]:g} and more")
     return Figure(
