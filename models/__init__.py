@@ -21,6 +21,7 @@ _HOMES = {
     "collate": "atomfoundry.models.graph",
     "load_model": "atomfoundry.models.io",
     "save_model": "atomfoundry.models.io",
+    "training_similarity": "atomfoundry.models.similarity",
 }
 
 __all__ = list(_HOMES)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atomfoundry.benchmarks.nve_drift import NVEDrift
     from atomfoundry.benchmarks.parity import Parity
     from atomfoundry.benchmarks.registry import BENCHMARKS, get_benchmark
+    from atomfoundry.benchmarks.scaling_law import ScalingLaw, fit_scaling_law
 
 _HOMES = {
     "BENCHMARKS": "registry",
@@ -25,7 +26,9 @@ _HOMES = {
     "GridBenchmark": "grid",
     "NVEDrift": "nve_drift",
     "Parity": "parity",
+    "ScalingLaw": "scaling_law",
     "compare": "comparison",
+    "fit_scaling_law": "scaling_law",
     "get_benchmark": "registry",
 }
 
@@ -38,7 +41,9 @@ __all__ = [
     "GridBenchmark",
     "NVEDrift",
     "Parity",
+    "ScalingLaw",
     "compare",
+    "fit_scaling_law",
     "get_benchmark",
 ]
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+
+from atomfoundry.errors import DatasetError
+from atomfoundry.models import Allegro, AllegroConfig, training_similarity
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Allegro(AllegroConfig(type_names=["H", "C", "O", "Si"], cutoff=4.0, num_channels=4, avg_num_neighbors=8.0))
+
+
+def test_a_turned_copy_in_training_is_found(model):
+    rng = np.random.default_rng(0)
+    training = []
+    for name in ("CH4", "CH3CH2OH", "H2O", "C2H4", "CH3OH"):
+        atoms = molecule(name)
+        atoms.rattle(0.05, seed=1)
+        training.append(atoms)
+    training.insert(2, bulk("Si", cubic=True))
+    test = training[1][rng.permutation(9)]
+    test.rotate(70, (1, 2, 3))
+    found, compared = training_similarity(model, test, training)
+    assert compared == [0, 1, 3, 4, 5]  # silicon has no element in common
+    assert found.score == pytest.approx(1.0, abs=1e-5)
+    assert found.structures[0] == 1
+    np.testing.assert_allclose(found.atoms, 1.0, atol=1e-5)
+    assert found.scores[1] < 1 - 1e-5
+
+
+def test_nothing_comparable_is_an_error(model):
+    with pytest.raises(DatasetError, match="comparable to H2O"):
+        training_similarity(model, molecule("H2O"), [bulk("Si")])
