@@ -1,0 +1,291 @@
+"""Custodian over one VASP run: which handlers, how long, and what they did.
+
+Three of atomate2's default handlers exist to change the smearing or the k-points of a run to what suits this one
+structure. A label changed so lies on another surface than its neighbours, so they are off by default, and a label for
+which any handler changed what the level of theory says is refused as ``"level_changed"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atomate2.vasp import run as atomate2_run
+from atomate2.vasp.jobs import base as atomate2_jobs
+from custodian.custodian import CustodianError, ErrorHandler
+from custodian.utils import tracked_lru_cache
+from custodian.vasp import handlers as custodian_handlers
+from custodian.vasp.handlers import WalltimeHandler
+from pymatgen.io.vasp import Incar, Kpoints
+
+from atomfoundry.engines.vasp.tags import surface_tags
+from atomfoundry.errors import ConfigurationError, LabelError
+
+LEVEL_CHANGERS = ("IncorrectSmearingHandler", "KspacingMetalHandler", "LargeSigmaHandler")
+"""Handlers of atomate2's default that are off unless asked for."""
+
+_START_VARIABLE = "CUSTODIAN_WALLTIME_START"
+_CHECK_EVERY = 60.0
+_RUN_KEYS = ("vasp_cmd", "vasp_gamma_cmd", "max_errors", "scratch_dir", "vasp_job_kwargs", "custodian_kwargs")
+_TAIL = 300
+
+
+class TimeLimitHandler(ErrorHandler):
+    """Ends a run that is over its time, also one that hangs and reads no STOPCAR.
+
+    Parameters
+    ----------
+    seconds
+        From now.
+    """
+
+    is_monitor = True
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self, directory: str = "./") -> bool:
+        """Tell whether the time is over."""
+        return time.monotonic() > self._end
+
+    def correct(self, directory: str = "./") -> dict[str, Any]:
+        """Correct nothing: the run is over."""
+        return {"errors": ["Time limit"], "actions": None}
+
+
+def make_handlers(names: Sequence[str] | None) -> list[ErrorHandler]:
+    """Return new handlers.
+
+    atomate2's own are single objects that count their corrections over all runs of a process: the second label of a
+    batch would start half-way up the ladder of repairs.
+
+    Parameters
+    ----------
+    names
+        Classes of ``custodian.vasp.handlers``; None: atomate2's default without ``LEVEL_CHANGERS``.
+
+    Returns
+    -------
+    list of ErrorHandler
+        One of each.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no handler of a name.
+    """
+    if names is None:
+        default = [type(handler).__name__ for handler in atomate2_run.DEFAULT_HANDLERS]
+        names = [name for name in default if name not in LEVEL_CHANGERS]
+    made = []
+    for name in names:
+        kind = getattr(custodian_handlers, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, ErrorHandler)):
+            known = [key for key, value in vars(custodian_handlers).items() if key.endswith("Handler")]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigurationError(
+                f"vasp: custodian has no handler '{name}'.",
+                remedy=f"Did you mean '{near[0]}'?" if near else "See custodian.vasp.handlers.",
+            )
+        made.append(kind())
+    return made
+
+
+def check_run_settings(settings: Mapping[str, Any]) -> None:
+    """Check the keys of ``run_vasp_kwargs``.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the key that ``run_vasp`` does not have, or that has a setting of its own.
+    """
+    for key in settings:
+        if key not in _RUN_KEYS:
+            raise ConfigurationError(
+                f"vasp: run_vasp_kwargs has '{key}'.",
+                remedy=f"It may have: {', '.join(_RUN_KEYS)}; handlers and the time limit are settings of the engine.",
+            )
+
+
+def run_custodian(
+    directory: Path, *, handlers: Sequence[str] | None, seconds: float, polling: float, settings: Mapping[str, Any]
+) -> None:
+    """Run VASP in the folder the process stands in, by atomate2's ``run_vasp``.
+
+    Parameters
+    ----------
+    directory
+        That folder, with its inputs.
+    handlers
+        See ``make_handlers``.
+    seconds
+        How long VASP may take with all repairs. Shortly before, custodian's ``WalltimeHandler`` asks VASP to stop by
+        a STOPCAR; at the end it is killed.
+    polling
+        Seconds between two looks at whether VASP has ended.
+    settings
+        Further arguments of ``run_vasp``.
+
+    Raises
+    ------
+    CustodianError
+        If custodian gave up.
+    """
+    # What a former run of this folder looked like is cached by path.
+    tracked_lru_cache.tracked_cache_clear()
+    settings = dict(settings)
+    often = max(1, round(min(_CHECK_EVERY, seconds / 10) / polling))
+    custodian = {"polling_time_step": polling, "monitor_freq": often, **settings.pop("custodian_kwargs", {})}
+    with _clock(seconds) as clock:
+        # By attribute of atomate2's module, where its own test tools replace it.
+        atomate2_jobs.run_vasp(handlers=[*make_handlers(handlers), *clock], custodian_kwargs=custodian, **settings)
+
+
+@contextmanager
+def _clock(seconds: float) -> Iterator[list[ErrorHandler]]:
+    """Yield the handlers that watch the time.
+
+    ``WalltimeHandler`` notes its start in the environment and begins there the next time it is made in this process:
+    right for the jobs of a batch script, wrong for the labels of a batch.
+    """
+    before = os.environ.pop(_START_VARIABLE, None)
+    try:
+        stop = WalltimeHandler(wall_time=seconds, buffer_time=min(300.0, seconds / 10), electronic_step_stop=True)
+        yield [stop, TimeLimitHandler(seconds)]
+    finally:
+        os.environ.pop(_START_VARIABLE, None)
+        if before is not None:
+            os.environ[_START_VARIABLE] = before
+
+
+def corrections(directory: Path) -> list[dict[str, Any]]:
+    """Return what custodian wrote about its corrections: ``errors``, ``actions`` and ``handler`` of each."""
+    path = directory / "custodian.json"
+    if not path.is_file():
+        return []
+    log = json.loads(path.read_text())
+    return [entry for job in log for entry in job.get("corrections", [])]
+
+
+def describe_corrections(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the corrections in words, e.g. ``VaspErrorHandler: edddav -> ALGO=All``; empty where there were none."""
+    return "; ".join(dict.fromkeys(_correction(entry) for entry in entries))
+
+
+def _correction(entry: Mapping[str, Any]) -> str:
+    handler = (entry.get("handler") or {}).get("@class", "a handler")
+    errors = ", ".join(entry.get("errors") or [])
+    return f"{handler}: {errors} -> {', '.join(map(_action, entry.get('actions') or [])) or 'no remedy'}"
+
+
+def _action(action: Mapping[str, Any]) -> str:
+    (verb, change), *_ = action.get("action", {}).items() or [("", {})]
+    where = action.get("dict") or action.get("file") or ""
+    if where == "POSCAR":
+        return "POSCAR changed"
+    if not isinstance(change, Mapping) or "dict" not in action:
+        return f"{where} {verb.strip('_').replace('_', ' ')}"
+    if verb == "_unset":
+        return f"without {' '.join(change)}"
+    words = " ".join(f"{key}={value}" for key, value in change.items())
+    return words if where == "INCAR" else f"{where} {words}"
+
+
+def failure_of(error: CustodianError, formula: str, directory: Path) -> LabelError:
+    """Turn custodian's failure into a label's.
+
+    Parameters
+    ----------
+    error
+        What custodian raised.
+    formula
+        Of the structure.
+    directory
+        Where VASP ran.
+
+    Returns
+    -------
+    LabelError
+        ``"timeout"``, ``"unconverged"`` or ``"crashed"``, with what the handlers did and VASP's last words.
+    """
+    entries = corrections(directory)
+    if stopped_by_time(entries):
+        return timed_out(formula, directory)
+    last = [text for entry in entries[-1:] for text in entry.get("errors") or []]
+    history = describe_corrections(entries)
+    tried = f" Repairs: {history}." if history else ""
+    if last in (["Unconverged"], ["Non-converging job"]):
+        return LabelError(
+            f"{formula}: the electronic steps of VASP did not converge.{tried}",
+            reason="unconverged",
+            remedy="Raise NELM or change ALGO and mixing in user_incar_settings.",
+        )
+    words = _last_words(directory)
+    return LabelError(
+        f"{formula}: VASP failed: {error.message.strip().rstrip('.')}.{tried}{words}",
+        reason="crashed",
+        remedy="Look at the structure.",
+    )
+
+
+def stopped_by_time(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether one of the clocks ended the run."""
+    return any(text in ("Time limit", "Walltime reached") for entry in entries for text in entry.get("errors") or [])
+
+
+def timed_out(formula: str, directory: Path) -> LabelError:
+    """Return the failure of a run that was over its time."""
+    others = [entry for entry in corrections(directory) if not stopped_by_time([entry])]
+    tried = f" Repairs: {describe_corrections(others)}." if others else ""
+    return LabelError(
+        f"{formula}: VASP did not end in its time.{tried}", reason="timeout", remedy="Raise 'timeout'."
+    )
+
+
+def _last_words(directory: Path) -> str:
+    words = []
+    for name in ("vasp.out", "std_err.txt"):
+        path = directory / name
+        text = path.read_text(errors="replace").strip() if path.is_file() else ""
+        if text:
+            words.append(f" {name} ends: {' / '.join(text[-_TAIL:].splitlines()[-4:])}")
+    return "".join(words)
+
+
+def level_changes(directory: Path, incar: Incar, kpoints: Kpoints | None) -> list[str]:
+    """Return what the handlers changed of the level of theory.
+
+    Parameters
+    ----------
+    directory
+        Where VASP ran.
+    incar, kpoints
+        As they were written.
+
+    Returns
+    -------
+    list of str
+        E.g. ``ISMEAR -5 -> 0``; empty where the label is of the level it was asked for.
+    """
+    changes = []
+    if (directory / "INCAR").is_file():
+        before, after = surface_tags(incar), surface_tags(Incar.from_file(directory / "INCAR"))
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                changes.append(f"{key} {before.get(key)} -> {after.get(key)}")
+    if kpoints is not None and (directory / "KPOINTS").is_file():
+        now = Kpoints.from_file(directory / "KPOINTS")
+        if (now.style, _rows(now)) != (kpoints.style, _rows(kpoints)):
+            changes.append(f"KPOINTS {kpoints.style} {_rows(kpoints)} -> {now.style} {_rows(now)}")
+    return changes
+
+
+def _rows(kpoints: Kpoints) -> list[tuple[float, ...]]:
+    return [tuple(float(value) for value in row) for row in (*kpoints.kpts, kpoints.kpts_shift)]
