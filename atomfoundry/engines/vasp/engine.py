@@ -82,8 +82,8 @@ class VaspEngine(Engine):
     vacuum
         Empty space on each side where a structure is not periodic, A.
     handlers
-        Classes of ``custodian.vasp.handlers``; None takes atomate2's without those that change the level of theory,
-        an empty list none.
+        Classes of ``custodian.vasp.handlers``; None takes atomate2's without those that would change the level of
+        theory or refuse a positive energy, an empty list none.
     timeout
         Seconds for one structure with all repairs; the batch job's end, where it is sooner.
     polling_time_step
@@ -231,10 +231,9 @@ class VaspEngine(Engine):
         generator = maker.input_set_generator
         settings = generator.user_incar_settings
         if not outputs:
-            unused = {tag: False for tag in _VOLUMETRIC if generator.config_dict["INCAR"].get(tag) or tag == "LCHARG"}
-            for tag, value in unused.items():
-                if tag not in self.user_incar_settings:
-                    settings[tag] = value
+            # LWAVE and LCHARG are VASP's defaults, the others a preset's wish.
+            written = {"LWAVE", "LCHARG"} | {key for key, value in generator.incar.items() if value is True}
+            settings |= {tag: False for tag in _VOLUMETRIC if tag in written - self.user_incar_settings.keys()}
         if self.keep_wavecar:
             settings["LWAVE"] = True
         return maker, prepared
@@ -292,12 +291,10 @@ class VaspEngine(Engine):
                     reason="level_changed",
                     remedy="Give all structures that setting by user_incar_settings or user_kpoints_settings.",
                 )
-            try:
-                return read_label(_output(directory, formula), atoms, prepared)
-            except LabelError as error:
-                if repairs.stopped_by_time(entries):
-                    raise repairs.timed_out(formula, directory) from error
-                raise
+            # Stopped by a STOPCAR, vasprun.xml is whole, and has few enough electronic steps to look converged.
+            if repairs.stopped_by_time(entries) and not repairs.reached_ediff(directory):
+                raise repairs.timed_out(formula, directory)
+            return read_label(_output(directory, formula), atoms, prepared)
         finally:
             self._tidy(directory)
 
@@ -323,8 +320,17 @@ class VaspEngine(Engine):
 
     def _clear(self, directory: Path) -> None:
         """Remove what a former run left: its outputs would be taken for this one's."""
-        for pattern in ("vasprun.xml*", "OUTCAR*", "OSZICAR*", "CONTCAR*", "custodian.json*", "vasp.out*", "STOPCAR*",
-                        "WAVECAR", "CHGCAR"):
+        for pattern in (
+            "vasprun.xml*",
+            "OUTCAR*",
+            "OSZICAR*",
+            "CONTCAR*",
+            "custodian.json*",
+            "vasp.out*",
+            "STOPCAR*",
+            "WAVECAR",
+            "CHGCAR",
+        ):
             for path in directory.glob(pattern):
                 path.unlink()
 

@@ -52,7 +52,7 @@ def check_settings(preset: str, incar: Mapping[str, Any], kpoints: Mapping[str, 
     for key, value in incar.items():
         if key != key.upper():
             raise ConfigurationError(f"vasp: user_incar_settings has '{key}'.", remedy=f"Write '{key.upper()}'.")
-        moving = key == "NSW" and value or key == "IBRION" and value not in (-1, None)
+        moving = (key == "NSW" and value) or (key == "IBRION" and value not in (-1, None))
         if moving or (key == "ICHARG" and (value or 0) >= 10) or (key in ("ML_LMLFF", "LEPSILON") and value):
             raise ConfigurationError(
                 f"vasp: {key} = {value} is no self-consistent single point.", remedy=f"Leave {key} out."

@@ -93,7 +93,9 @@ def missing_potcars(symbols: Iterable[str], functional: str) -> list[str]:
     return [
         symbol
         for symbol in symbols
-        if not any(Path(zpath(str(path))).is_file() for path in (folder / f"POTCAR.{symbol}", folder / symbol / "POTCAR"))
+        if not any(
+            Path(zpath(str(path))).is_file() for path in (folder / f"POTCAR.{symbol}", folder / symbol / "POTCAR")
+        )
     ]
 
 

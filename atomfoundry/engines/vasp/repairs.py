@@ -2,7 +2,8 @@
 
 Three of atomate2's default handlers exist to change the smearing or the k-points of a run to what suits this one
 structure. A label changed so lies on another surface than its neighbours, so they are off by default, and a label for
-which any handler changed what the level of theory says is refused as ``"level_changed"``.
+which any handler changed what the level of theory says is refused as ``"level_changed"``. A fourth takes a positive
+energy for an error, which in a compressed dimer it is not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from pymatgen.io.vasp import Incar, Kpoints
 from atomfoundry.engines.vasp.tags import surface_tags
 from atomfoundry.errors import ConfigurationError, LabelError
 
-LEVEL_CHANGERS = ("IncorrectSmearingHandler", "KspacingMetalHandler", "LargeSigmaHandler")
+NOT_FOR_LABELS = (
+    "IncorrectSmearingHandler",
+    "KspacingMetalHandler",
+    "LargeSigmaHandler",
+    "PositiveEnergyErrorHandler",
+)
 """Handlers of atomate2's default that are off unless asked for."""
 
 _START_VARIABLE = "CUSTODIAN_WALLTIME_START"
@@ -69,7 +75,7 @@ def make_handlers(names: Sequence[str] | None) -> list[ErrorHandler]:
     Parameters
     ----------
     names
-        Classes of ``custodian.vasp.handlers``; None: atomate2's default without ``LEVEL_CHANGERS``.
+        Classes of ``custodian.vasp.handlers``; None: atomate2's default without ``NOT_FOR_LABELS``.
 
     Returns
     -------
@@ -83,7 +89,7 @@ def make_handlers(names: Sequence[str] | None) -> list[ErrorHandler]:
     """
     if names is None:
         default = [type(handler).__name__ for handler in atomate2_run.DEFAULT_HANDLERS]
-        names = [name for name in default if name not in LEVEL_CHANGERS]
+        names = [name for name in default if name not in NOT_FOR_LABELS]
     made = []
     for name in names:
         kind = getattr(custodian_handlers, name, None)
@@ -141,7 +147,7 @@ def run_custodian(
     # What a former run of this folder looked like is cached by path.
     tracked_lru_cache.tracked_cache_clear()
     settings = dict(settings)
-    often = max(1, round(min(_CHECK_EVERY, seconds / 10) / polling))
+    often = max(1, round(min(_CHECK_EVERY, seconds / 30) / polling))
     custodian = {"polling_time_step": polling, "monitor_freq": often, **settings.pop("custodian_kwargs", {})}
     with _clock(seconds) as clock:
         # By attribute of atomate2's module, where its own test tools replace it.
@@ -240,13 +246,17 @@ def stopped_by_time(entries: Sequence[Mapping[str, Any]]) -> bool:
     return any(text in ("Time limit", "Walltime reached") for entry in entries for text in entry.get("errors") or [])
 
 
+def reached_ediff(directory: Path) -> bool:
+    """Tell whether the OUTCAR says that the electronic steps converged."""
+    path = directory / "OUTCAR"
+    return path.is_file() and "aborting loop because EDIFF is reached" in path.read_text(errors="replace")
+
+
 def timed_out(formula: str, directory: Path) -> LabelError:
     """Return the failure of a run that was over its time."""
     others = [entry for entry in corrections(directory) if not stopped_by_time([entry])]
     tried = f" Repairs: {describe_corrections(others)}." if others else ""
-    return LabelError(
-        f"{formula}: VASP did not end in its time.{tried}", reason="timeout", remedy="Raise 'timeout'."
-    )
+    return LabelError(f"{formula}: VASP did not end in its time.{tried}", reason="timeout", remedy="Raise 'timeout'.")
 
 
 def _last_words(directory: Path) -> str:
