@@ -72,7 +72,8 @@ class VaspEngine(Engine):
         ``"matpes_r2scan"``.
     user_incar_settings
         INCAR tags over the preset's, as ``atomate2.vasp.powerups.update_user_incar_settings`` takes them; None takes
-        a tag out. Part of the level of theory unless they change only cost (``NCORE``, ``ALGO`` ...).
+        a tag out. Part of the level of theory unless they change only cost (``NCORE``, ``ALGO`` ...). ``MAGMOM`` by
+        element replaces the preset's table: elements that are not named then start from 0.6.
     user_kpoints_settings
         ``{"reciprocal_density": 100}``, ``{"grid_density": 1000}`` or ``{"grid": [4, 4, 4], "shift": [0, 0, 0]}``.
     user_potcar_settings

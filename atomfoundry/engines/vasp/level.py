@@ -106,8 +106,6 @@ def _configured(generator: Any) -> dict[str, Any]:
         for key, value in updates.items():
             if value is None:
                 settings.pop(key, None)
-            elif key == "MAGMOM":
-                settings[key] = {**settings.get(key, {}), **value}
             else:
                 settings[key] = value
     return settings
