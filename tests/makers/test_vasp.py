@@ -92,12 +92,8 @@ def test_a_crash_costs_one_label(project, standin, tmp_path):
     # Mended, only what was missing is computed.
     standin.plan()
     before = len(standin.calls)
-    again = LabelSetDoc.model_validate(run(project, maker, document_of(project, document, tmp_path)))
+    again = LabelSetDoc.model_validate(run(project, maker, structure_set(project, tmp_path / "again")))
     assert (again.n_labelled, again.n_reused, len(standin.calls) - before) == (3, 2, 1)
-
-
-def document_of(project: Project, _document: LabelSetDoc, tmp_path: Path) -> StructureSetDoc:
-    return structure_set(project, tmp_path / "again")
 
 
 def test_two_levels_of_the_same_structures(project, standin, tmp_path):

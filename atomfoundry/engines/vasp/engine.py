@@ -149,6 +149,17 @@ class VaspEngine(Engine):
         """Return the elements that the preset names a POTCAR for."""
         return set(self._potcar_table())
 
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings without a k-point grid, which fits one cell only, and without a start.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols.
+        """
+        kpoints = {} if "grid" in self.user_kpoints_settings else self.user_kpoints_settings
+        return self.settings() | {"user_kpoints_settings": kpoints, "restart_from": None}
+
     def check_elements(self, symbols: Iterable[str]) -> None:
         """Check that the preset names a POTCAR for all elements, and that it is there.
 
@@ -241,6 +252,19 @@ class VaspEngine(Engine):
 
     def evaluate(self, atoms: Atoms, directory: Path) -> SinglePoint:
         """Compute one structure, repaired by custodian where it can be.
+
+        Parameters
+        ----------
+        atoms
+            The structure; never changed.
+        directory
+            A folder of this calculation alone: outputs of a former one are removed, and custodian unpacks what is
+            compressed there.
+
+        Returns
+        -------
+        SinglePoint
+            Free energy, forces and, where all three directions are periodic, stress.
 
         Raises
         ------

@@ -121,6 +121,7 @@ def adapt(maker: BaseVaspMaker, atoms: Atoms, prepared: VaspStructure) -> None:
     tags = generator.incar
     mesh = generator.kpoints
     settings = dict(generator.user_incar_settings)
+    grid: tuple[int, ...]
     if mesh is None:
         grid = kpoint_grid(atoms, spacing=float(tags.get("KSPACING", 0.5)))
         # The same grid, written out: a left-handed cell's axes and an empty direction's points are ours.

@@ -178,6 +178,13 @@ def test_the_harvest_reads_the_same_level_from_the_run(standin, tmp_path):
         assert frame.get_stress() == pytest.approx(labelled.get_stress(), abs=1e-9)
 
 
+def test_settings_for_other_structures():
+    engine = get_engine("vasp", user_kpoints_settings={"grid": [4, 4, 4]}, restart_from="x", vacuum=9.0)
+    assert get_engine("vasp", **engine.settings_for(["Si"])) == get_engine("vasp", vacuum=9.0)
+    dense = get_engine("vasp", user_kpoints_settings={"reciprocal_density": 100})
+    assert dense.settings_for(["Si"]) == dense.settings()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -27,6 +27,7 @@ def recorded(name: str) -> Path:
 @pytest.fixture
 def replay(monkeypatch, tmp_path):
     """Make atomate2 hand out a recorded run after it has compared the inputs with the recorded ones."""
+    recorded("")
     from atomate2.utils.testing.vasp import monkeypatch_vasp
     from jobflow import CURRENT_JOB
     from pymatgen.io.vasp import Kpoints, Poscar, Vasprun

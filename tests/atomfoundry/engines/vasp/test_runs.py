@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from pathlib import Path
@@ -259,3 +260,37 @@ def test_the_second_calculation_starts_from_the_first_ones_waves(standin, consta
     assert not (tmp_path / "r2scan" / "WAVECAR").exists()
     assert first.level == engine().level
     assert second.level == engine(preset="matpes_r2scan").level
+
+
+@pytest.mark.parametrize("preset", ["static", "matpes_r2scan"])
+def test_inputs_are_atomate2s_own(standin, tmp_path, monkeypatch, preset):
+    """The Maker itself, run by jobflow, starts VASP with the same files; its TaskDoc is left out."""
+    import atomate2.vasp.jobs.base as base
+    from jobflow import JobStore
+    from maggma.stores import MemoryStore
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from atomfoundry.engines.vasp.presets import PRESETS
+
+    class DoneError(Exception):
+        pass
+
+    def done(*_args, **_kwargs):
+        raise DoneError
+
+    monkeypatch.setattr(base, "get_vasp_task_document", done)
+    # Wide enough for a negative energy: atomate2's own handlers insist on it.
+    atoms = bulk("NiO", "rocksalt", a=5.0)
+    engine(preset=preset, keep_files=True).single_point(atoms)
+    module, name = PRESETS[preset].split(":")
+    settings = {"vasp_cmd": str(standin.home / "vasp_std"), "custodian_kwargs": {"polling_time_step": 0.05}}
+    maker = getattr(importlib.import_module(module), name)(run_vasp_kwargs=settings)
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.chdir(tmp_path / "theirs")
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    store.connect()
+    with pytest.raises(DoneError):
+        maker.make(AseAtomsAdaptor.get_structure(atoms)).run(store)
+    ours, theirs = standin.calls
+    assert ours == theirs
+    assert ("LDAUU" in ours["incar"]) == (preset == "static")
