@@ -292,7 +292,6 @@ class VaspEngine(Engine):
             self._write(maker, prepared, directory)
             incar = Incar.from_file(directory / "INCAR")
             mesh = Kpoints.from_file(directory / "KPOINTS") if (directory / "KPOINTS").is_file() else None
-            settings = {"vasp_cmd": vasp_command(), **maker.run_vasp_kwargs, **self.run_vasp_kwargs}
             try:
                 with WORKING_FOLDER, chdir(directory):
                     repairs.run_custodian(
@@ -300,13 +299,11 @@ class VaspEngine(Engine):
                         handlers=self.handlers,
                         seconds=seconds,
                         polling=self.polling_time_step,
-                        settings=settings,
+                        settings={**maker.run_vasp_kwargs, **self.run_vasp_kwargs},
                     )
             except CustodianError as error:
+                check_command(vasp_command(self.run_vasp_kwargs.get("vasp_cmd")))
                 raise repairs.failure_of(error, formula, directory) from error
-            except FileNotFoundError:
-                check_command(settings["vasp_cmd"])
-                raise
             entries = repairs.corrections(directory)
             changed = repairs.level_changes(directory, incar, mesh) if entries else []
             if changed:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable
 from os.path import expandvars
 from pathlib import Path
 
 from atomfoundry.errors import EngineUnavailableError
 
+_LAUNCHER = Path(__file__).parents[1] / "espresso" / "launcher.py"
 _LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "srun")
 
 
@@ -18,6 +21,15 @@ def vasp_command(chosen: str | None = None) -> str:
     from atomate2 import SETTINGS
 
     return expandvars(chosen or str(SETTINGS.VASP_CMD))
+
+
+def attached(command: str) -> str:
+    """Return a command line whose program dies with this process (Linux).
+
+    custodian starts VASP in a session of its own, so that it would go on computing for a worker that was killed.
+    """
+    start = [sys.executable, "-I", str(_LAUNCHER), "--parent", str(os.getpid()), "--command"]
+    return shlex.join([*start, *shlex.split(expandvars(command))])
 
 
 def check_command(command: str) -> None:

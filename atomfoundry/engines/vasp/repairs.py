@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import atomate2
 from atomate2.vasp import run as atomate2_run
 from atomate2.vasp.jobs import base as atomate2_jobs
 from custodian.custodian import CustodianError, ErrorHandler
@@ -25,6 +26,7 @@ from custodian.vasp import handlers as custodian_handlers
 from custodian.vasp.handlers import WalltimeHandler
 from pymatgen.io.vasp import Incar, Kpoints
 
+from atomfoundry.engines.vasp.program import attached
 from atomfoundry.engines.vasp.tags import surface_tags
 from atomfoundry.errors import ConfigurationError, LabelError
 
@@ -147,6 +149,8 @@ def run_custodian(
     # What a former run of this folder looked like is cached by path.
     tracked_lru_cache.tracked_cache_clear()
     settings = dict(settings)
+    commands = {"vasp_cmd": atomate2.SETTINGS.VASP_CMD, "vasp_gamma_cmd": atomate2.SETTINGS.VASP_GAMMA_CMD}
+    settings |= {key: attached(str(settings.get(key) or default)) for key, default in commands.items()}
     often = max(1, round(min(_CHECK_EVERY, seconds / 30) / polling))
     custodian = {"polling_time_step": polling, "monitor_freq": often, **settings.pop("custodian_kwargs", {})}
     with _clock(seconds) as clock:

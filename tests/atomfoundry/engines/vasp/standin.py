@@ -8,6 +8,7 @@ physical content, and points atomate2 and pymatgen at them.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -185,6 +186,10 @@ def main():
     record = {"incar": tags, "symbols": symbols, "waves": waves.read_text() if waves.is_file() else None}
     record["kpoints"] = (here / "KPOINTS").read_text() if (here / "KPOINTS").is_file() else None
     record["potcar"] = [line.split("=")[1].split()[1] for line in (here / "POTCAR").open() if "TITEL" in line]
+    if sys.platform == "linux":
+        told = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(told))  # PR_GET_PDEATHSIG
+        record["killed_with_parent_by"] = told.value
     with (home / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps(record) + "\n")
     faults = json.loads((home / "plan.json").read_text()) if (home / "plan.json").is_file() else {}

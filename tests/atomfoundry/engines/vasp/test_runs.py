@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_a_label_is_the_calculators(standin, constants, tmp_path):
     (call,) = standin.calls
     assert call["symbols"] == ["Al", "Cu", "Cu", "O"]
     assert call["potcar"] == ["Al", "Cu_pv", "O"]
+    assert call.get("killed_with_parent_by", signal.SIGKILL) == signal.SIGKILL
     assert (call["incar"]["LCHARG"], call["incar"]["LAECHG"]) == ("False", "False")
     kept = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"vasprun.xml", "OUTCAR", "INCAR", "POSCAR", "custodian.json"} <= kept
@@ -292,5 +294,6 @@ def test_inputs_are_atomate2s_own(standin, tmp_path, monkeypatch, preset):
     with pytest.raises(DoneError):
         maker.make(AseAtomsAdaptor.get_structure(atoms)).run(store)
     ours, theirs = standin.calls
+    ours.pop("killed_with_parent_by", None), theirs.pop("killed_with_parent_by", None)
     assert ours == theirs
     assert ("LDAUU" in ours["incar"]) == (preset == "static")
