@@ -40,6 +40,7 @@ NOT_FOR_LABELS = (
 
 _START_VARIABLE = "CUSTODIAN_WALLTIME_START"
 _CHECK_EVERY = 60.0
+_STOP_SHARE, _STOP_AT_MOST = 0.1, 300.0
 _RUN_KEYS = ("vasp_cmd", "vasp_gamma_cmd", "max_errors", "scratch_dir", "vasp_job_kwargs", "custodian_kwargs")
 _TAIL = 300
 
@@ -167,7 +168,8 @@ def _clock(seconds: float) -> Iterator[list[ErrorHandler]]:
     """
     before = os.environ.pop(_START_VARIABLE, None)
     try:
-        stop = WalltimeHandler(wall_time=seconds, buffer_time=min(300.0, seconds / 10), electronic_step_stop=True)
+        early = min(_STOP_AT_MOST, _STOP_SHARE * seconds)
+        stop = WalltimeHandler(wall_time=seconds, buffer_time=early, electronic_step_stop=True)
         yield [stop, TimeLimitHandler(seconds)]
     finally:
         os.environ.pop(_START_VARIABLE, None)

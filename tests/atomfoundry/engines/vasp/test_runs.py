@@ -17,7 +17,7 @@ from ase.calculators.lj import LennardJones
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import LabelError
 
-FAST = {"polling_time_step": 0.05, "run_vasp_kwargs": {"custodian_kwargs": {"monitor_freq": 1}}}
+FAST = {"polling_time_step": 0.05}
 
 
 def engine(**settings):
@@ -192,16 +192,26 @@ def test_a_hang_is_killed(standin):
     assert time.monotonic() - start < 30
 
 
-def test_vasp_is_asked_to_stop_before_it_is_killed(standin, tmp_path):
+@pytest.fixture
+def soon(monkeypatch):
+    """One second, and a minute until VASP is killed that was asked to stop."""
+    from atomfoundry.engines.vasp import repairs
+
+    monkeypatch.setattr(repairs, "_STOP_SHARE", 59 / 60)
+    monkeypatch.setattr(repairs, "_CHECK_EVERY", 0.5)
+    return {"timeout": 60.0}
+
+
+def test_vasp_is_asked_to_stop_before_it_is_killed(standin, soon, tmp_path):
     """It then has written a good file, whose few electronic steps look converged and are not."""
-    error = failure(standin, "patient", tmp_path / "run", timeout=4.0)
+    error = failure(standin, "patient", tmp_path / "run", **soon)
     assert error.reason == "timeout"
     assert (tmp_path / "run" / "STOPCAR").exists()
 
 
-def test_a_label_that_converged_as_it_was_asked_to_stop_is_kept(standin, constants):
+def test_a_label_that_converged_as_it_was_asked_to_stop_is_kept(standin, soon, constants):
     standin.plan(any="lucky")
-    assert_label(engine(timeout=4.0).single_point(strained()), strained(), constants)
+    assert_label(engine(**soon).single_point(strained()), strained(), constants)
 
 
 def test_the_end_of_the_batch_job_limits_the_time(standin, monkeypatch):
