@@ -62,7 +62,8 @@ class VaspEngine(Engine):
     Inputs are those of atomate2's static Makers, and a run is watched and repaired by custodian's handlers as
     atomate2 sets them up. A label that a repair took to another level of theory (other smearing, k-points, cutoff) or
     to another structure is refused. Structures that are not periodic sit in a box with vacuum, with one k-point along
-    its empty directions; isolated atoms are in their ground-state moment.
+    its empty directions; isolated atoms are in their ground-state moment. While VASP runs the whole process stands in
+    the calculation's folder, as atomate2 and custodian ask, one calculation at a time.
 
     Parameters
     ----------
@@ -199,7 +200,8 @@ class VaspEngine(Engine):
     def write_inputs(self, atoms: Atoms, directory: Path) -> list[Path]:
         """Write POSCAR, INCAR, KPOINTS and POTCAR.spec of one structure; the POTCAR itself where it is at hand.
 
-        ``KPOINTS`` is absent where the INCAR has ``KSPACING``. ``atomfoundry harvest`` reads the finished folders.
+        ``KPOINTS`` is absent where the INCAR has ``KSPACING``. The harvest reads the finished folders, with
+        ``level=engine.level`` at this engine's level.
 
         Parameters
         ----------

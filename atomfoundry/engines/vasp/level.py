@@ -2,10 +2,13 @@
 
 A set writes another INCAR for every structure: +U where oxygen or fluorine is, moments by element, other smearing for
 fewer than four k-points. The level records the rule, with its numbers, so that all structures of a campaign have one
-level, as their labels come from one rule. Two things follow. ``hubbard_u`` has keys such as ``"Fe with O"``; an
+level, as their labels come from one rule. Three things follow. ``hubbard_u`` has keys such as ``"Fe with O"``; an
 oxide's harvested output says ``{"Fe": 5.3}``. And with +U an oxide and the metal in it lie on different surfaces, as
 they do in the Materials Project: for one potential over both, switch it off with ``user_incar_settings={"LDAU":
-False}`` or take a MatPES preset.
+False}`` or take a MatPES preset. Last, the level that the harvest reads from such a run agrees in code, functional,
+cutoff, smearing, dispersion and spin, and is silent on k-points, POTCAR release and symbols, ``PREC``, ``LASPH`` and
+rules, none of which one output states; so its id is another. ``harvest(folder, level=engine.level)`` says that folders
+written by ``write_inputs`` are of the engine's level.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.errors import ConfigurationError
@@ -72,11 +71,7 @@ def build_maker(
     potcars: Mapping[str, str],
     potcar_functional: str | None,
 ) -> BaseVaspMaker:
-    """Return atomate2's Maker of a preset with a user's changes.
-
-    The changes are set as atomate2's powerups set them (``input_set_generator->user_incar_settings``), and the
-    generator is then made anew: pymatgen's sets read POTCAR settings only while they are made, so that a powerup
-    applied to a finished generator would leave the pseudopotentials as they were.
+    """Return atomate2's Maker of a preset with a user's changes, made by atomate2's powerups.
 
     Parameters
     ----------
@@ -96,33 +91,22 @@ def build_maker(
     BaseVaspMaker
         Of its own: nothing of it is shared.
     """
-    from pymatgen.io.vasp.sets import BadInputSetWarning
+    from atomate2.vasp import powerups
 
     module, name = PRESETS[preset].split(":")
     maker = getattr(importlib.import_module(module), name)()
-    generator = maker.input_set_generator
-    fields = {
-        "user_incar_settings": {**generator.user_incar_settings, **incar},
-        "user_kpoints_settings": _kpoints(kpoints) or generator.user_kpoints_settings,
-        "user_potcar_settings": {**generator.user_potcar_settings, **potcars},
-        "user_potcar_functional": potcar_functional or generator.user_potcar_functional,
-        "config_dict": deepcopy(generator.config_dict),
-    }
     with warnings.catch_warnings():
         # "Overriding POTCARs is not recommended": it was asked for, and the level of theory says so.
-        warnings.simplefilter("ignore", BadInputSetWarning)
-        warnings.filterwarnings("ignore", message=".*inconsistent with the recommended.*")
-        maker.input_set_generator = _renewed(generator, fields)
+        warnings.simplefilter("ignore")
+        if potcar_functional:
+            maker = powerups.update_user_potcar_functional(maker, potcar_functional)
+        if potcars:
+            maker = powerups.update_user_potcar_settings(maker, dict(potcars))
+        if kpoints:
+            maker = powerups.update_user_kpoints_settings(maker, _kpoints(kpoints))
+        if incar:
+            maker = powerups.update_user_incar_settings(maker, dict(incar))
     return maker
-
-
-def _renewed(generator: Any, changes: dict[str, Any]) -> Any:
-    """Make an input set of the same kind anew; its own choices stay, what ``__post_init__`` derives is derived."""
-    from dataclasses import fields
-
-    kept = {field.name: deepcopy(getattr(generator, field.name)) for field in fields(generator) if field.init}
-    kept.pop("structure", None)
-    return type(generator)(**{**kept, **changes})
 
 
 def _kpoints(settings: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
 from atomfoundry.engines import get_engine
-from atomfoundry.errors import LabelError
+from atomfoundry.errors import ConfigurationError, LabelError
 
 FAST = {"polling_time_step": 0.05}
 
@@ -270,6 +270,8 @@ def test_the_second_calculation_starts_from_the_first_ones_waves(standin, consta
     assert_label(second.single_point(atoms, tmp_path / "r2scan"), atoms, constants)
     assert [call["waves"] for call in standin.calls] == [None, "waves of Pe"]
     assert not (tmp_path / "r2scan" / "WAVECAR").exists()
+    with pytest.raises(ConfigurationError, match="keep_wavecar"):
+        engine(restart_from=str(tmp_path / "r2scan")).single_point(atoms)
     assert first.level == engine().level
     assert second.level == engine(preset="matpes_r2scan").level
 
