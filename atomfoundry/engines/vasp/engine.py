@@ -6,7 +6,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterable
-from contextlib import chdir
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from atomfoundry.deadline import seconds_left
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines.base import Engine, SinglePoint
-from atomfoundry.engines.vasp.inputs import (
-    WORKING_FOLDER,
-    VaspStructure,
-    adapt,
-    vasp_structure,
-    write_input_files,
-)
+from atomfoundry.engines.vasp.inputs import VaspStructure, adapt, vasp_structure, write_input_files
 from atomfoundry.engines.vasp.presets import build_maker, check_settings
 from atomfoundry.engines.vasp.program import (
     check_command,
@@ -191,7 +184,7 @@ class VaspEngine(Engine):
         """
         check_command(vasp_command(self.run_vasp_kwargs.get("vasp_cmd")))
         check_potcar_folder(self._potcar_functional())
-        from atomfoundry.engines.vasp.repairs import check_run_settings, make_handlers
+        from atomfoundry.engines.vasp.handlers import check_run_settings, make_handlers
 
         make_handlers(self.handlers)
         check_run_settings(self.run_vasp_kwargs)
@@ -280,6 +273,7 @@ class VaspEngine(Engine):
         from pymatgen.io.vasp import Incar, Kpoints
 
         from atomfoundry.engines.vasp import repairs
+        from atomfoundry.engines.vasp.handlers import run_custodian
         from atomfoundry.engines.vasp.outcome import read_label
 
         formula = atoms.get_chemical_formula()
@@ -295,14 +289,13 @@ class VaspEngine(Engine):
             incar = Incar.from_file(directory / "INCAR")
             mesh = Kpoints.from_file(directory / "KPOINTS") if (directory / "KPOINTS").is_file() else None
             try:
-                with WORKING_FOLDER, chdir(directory):
-                    repairs.run_custodian(
-                        directory,
-                        handlers=self.handlers,
-                        seconds=seconds,
-                        polling=self.polling_time_step,
-                        settings={**maker.run_vasp_kwargs, **self.run_vasp_kwargs},
-                    )
+                run_custodian(
+                    directory,
+                    handlers=self.handlers,
+                    seconds=seconds,
+                    polling=self.polling_time_step,
+                    settings={**maker.run_vasp_kwargs, **self.run_vasp_kwargs},
+                )
             except CustodianError as error:
                 check_command(vasp_command(self.run_vasp_kwargs.get("vasp_cmd")))
                 raise repairs.failure_of(error, formula, directory) from error

@@ -173,7 +173,7 @@ def test_compressed_matter_has_a_positive_energy(standin, constants):
 
 
 def test_handlers_that_would_change_or_lose_labels_are_off():
-    from atomfoundry.engines.vasp.repairs import NOT_FOR_LABELS, make_handlers
+    from atomfoundry.engines.vasp.handlers import NOT_FOR_LABELS, make_handlers
 
     names = [type(handler).__name__ for handler in make_handlers(None)]
     assert not set(names) & set(NOT_FOR_LABELS)
@@ -195,10 +195,10 @@ def test_a_hang_is_killed(standin):
 @pytest.fixture
 def soon(monkeypatch):
     """One second, and a minute until VASP is killed that was asked to stop."""
-    from atomfoundry.engines.vasp import repairs
+    from atomfoundry.engines.vasp import handlers
 
-    monkeypatch.setattr(repairs, "_STOP_SHARE", 59 / 60)
-    monkeypatch.setattr(repairs, "_CHECK_EVERY", 0.5)
+    monkeypatch.setattr(handlers, "_STOP_SHARE", 59 / 60)
+    monkeypatch.setattr(handlers, "_CHECK_EVERY", 0.5)
     return {"timeout": 60.0}
 
 
