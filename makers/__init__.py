@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.sources import StructuresMaker
     from atomfoundry.makers.train import TrainMaker
     from atomfoundry.makers.uncertainty import UncertaintyMaker
+    from atomfoundry.makers.vasp import MatPesLabelMaker
 
 _HOMES = {
     "AlignMaker": "align",
@@ -47,6 +48,7 @@ _HOMES = {
     "IsolatedAtomsMaker": "sampling",
     "LabelMaker": "label",
     "MDSnapshotsMaker": "dynamics",
+    "MatPesLabelMaker": "vasp",
     "MaterialsProjectMaker": "databases",
     "MoleculesMaker": "databases",
     "MonteCarloRattleMaker": "sampling",
@@ -81,6 +83,7 @@ __all__ = [
     "IsolatedAtomsMaker",
     "LabelMaker",
     "MDSnapshotsMaker",
+    "MatPesLabelMaker",
     "MaterialsProjectMaker",
     "MoleculesMaker",
     "MonteCarloRattleMaker",

@@ -13,6 +13,7 @@ _ENGINES = {
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
     "pyscf": "atomfoundry.engines.pyscf:PyscfEngine",
+    "vasp": "atomfoundry.engines.vasp.engine:VaspEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",
 }
 

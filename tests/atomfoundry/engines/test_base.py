@@ -59,7 +59,7 @@ def test_all_engines_are_built_from_their_own_settings():
 def test_unknown_engine_names_the_nearest():
     with pytest.raises(UnknownEngineError, match="Did you mean 'espresso'"):
         get_engine("expresso")
-    with pytest.raises(UnknownEngineError, match="Engines: ase, espresso, pyscf, xtb"):
+    with pytest.raises(UnknownEngineError, match=r"Engines: ase, .*espresso, .*pyscf, .*xtb"):
         get_engine("???")
 
 

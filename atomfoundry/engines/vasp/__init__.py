@@ -1,0 +1,1 @@
+"""VASP through atomate2's Makers, with custodian's error handlers."""
