@@ -12,7 +12,7 @@ from atomfoundry.errors import UnknownEngineError
 _ENGINES = {
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
-    "pyscf": "atomfoundry.engines.pyscf:PyscfEngine",
+    "pyscf": "atomfoundry.engines.pyscf.engine:PyscfEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",
 }
 
