@@ -12,6 +12,7 @@ from atomfoundry.errors import UnknownEngineError
 _ENGINES = {
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
+    "forcefield": "atomfoundry.engines.force_fields:ForceFieldEngine",
     "pyscf": "atomfoundry.engines.pyscf.engine:PyscfEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",
 }
