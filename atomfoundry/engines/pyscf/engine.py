@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from atomfoundry.documents import LevelOfTheory
-from atomfoundry.engines.atoms import unpaired_electrons
+from atomfoundry.engines.atoms import check_spin, unpaired_electrons
 from atomfoundry.engines.base import Engine, SinglePoint
 from atomfoundry.engines.pyscf.basis import elements_of
 from atomfoundry.engines.pyscf.clock import Clock
@@ -47,7 +47,8 @@ class PyscfEngine(Engine):
     nonlocal_grid_level
         Grid of the VV10 double integral, 0 to 9.
     density_fitting
-        Approximate the Coulomb and exchange integrals; another level of theory.
+        Approximate the Coulomb and exchange integrals, or with ``"coulomb"`` the former only; another level of
+        theory.
     auxiliary_basis
         Of density fitting; None: PySCF's choice for the basis.
     open_shell
@@ -76,7 +77,7 @@ class PyscfEngine(Engine):
     cartesian: bool = False
     grid_level: int = 3
     nonlocal_grid_level: int = 1
-    density_fitting: bool = False
+    density_fitting: bool | str = False
     auxiliary_basis: str | None = None
     open_shell: str = "unrestricted"
     stability: bool = False
@@ -98,6 +99,10 @@ class PyscfEngine(Engine):
         if self.open_shell not in ("unrestricted", "restricted"):
             raise ConfigurationError(
                 f"pyscf: open_shell is '{self.open_shell}'.", remedy="Take 'unrestricted' or 'restricted'."
+            )
+        if self.density_fitting not in (True, False, "coulomb"):
+            raise ConfigurationError(
+                f"pyscf: density_fitting is '{self.density_fitting}'.", remedy="Take true, false or 'coulomb'."
             )
         if self.auxiliary_basis and not self.density_fitting:
             raise ConfigurationError(
@@ -244,7 +249,7 @@ class PyscfEngine(Engine):
             field = (scf.ROHF if restricted else scf.UHF)(molecule) if unpaired else scf.RHF(molecule)
         field.disp = method.dispersion_method
         if self.density_fitting:
-            field = field.density_fit(auxbasis=self.auxiliary_basis)
+            field = field.density_fit(auxbasis=self.auxiliary_basis, only_dfj=self.density_fitting == "coulomb")
         field.conv_tol = self.conv_tol
         field.max_cycle = self.max_steps
         field.chkfile = None
@@ -264,10 +269,5 @@ def _unpaired(atoms: Atoms, charge: int) -> int:
         unpaired = unpaired_electrons(atoms.get_chemical_symbols()[0])
     else:
         unpaired = n_electrons % 2
-    if unpaired < 0 or unpaired > n_electrons or (n_electrons - unpaired) % 2:
-        raise LabelError(
-            f"{atoms.get_chemical_formula()}: {n_electrons} electrons, but multiplicity {unpaired + 1}.",
-            reason="unsupported",
-            remedy="Correct info['charge'] or info['spin_multiplicity'].",
-        )
+    check_spin(atoms, unpaired)
     return unpaired
