@@ -112,11 +112,7 @@ def _frames(names: list[str]) -> list[Atoms]:
     from atomfoundry.datasets import Dataset
     from atomfoundry.sources import fetch_structures
 
-    frames: list[Atoms] = []
-    for name in names:
-        path = Path(name)
-        if (path / "dataset.json").is_file():
-            frames.extend(Dataset.open(path).frames())
-        else:
-            frames.extend(fetch_structures([name]))
-    return frames
+    folders = [Path(name) for name in names if (Path(name) / "dataset.json").is_file()]
+    files = [name for name in names if Path(name) not in folders]
+    frames = fetch_structures(files) if files else []
+    return frames + [atoms for folder in folders for atoms in Dataset.open(folder).frames()]

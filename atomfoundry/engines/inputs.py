@@ -96,6 +96,7 @@ def write_campaign(structures: Iterable[Atoms], directory: str | Path, *, engine
     if engine is not None:
         engine.check_elements({symbol for atoms in frames for symbol in atoms.get_chemical_symbols()})
     root = Path(directory)
+    is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     known = {record["frame_id"]: record for record in read_campaign(root)}
     _check_level(known.values(), engine, root)
@@ -124,6 +125,8 @@ def write_campaign(structures: Iterable[Atoms], directory: str | Path, *, engine
             campaign.written.append(record)
     finally:
         _write_table(root)
+        if is_new and not any(root.iterdir()):
+            root.rmdir()
     return campaign
 
 
@@ -145,16 +148,17 @@ def read_campaign(directory: str | Path) -> list[dict[str, Any]]:
     ConfigurationError
         If a record cannot be read.
     """
-    records = []
-    for path in sorted(Path(directory).glob(f"[0-9]*-*/{RECORD}")):
-        try:
-            record = json.loads(path.read_text())
-            records.append({**{key: record[key] for key in COLUMNS}, **record, "folder": path.parent.name})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"{path} cannot be read: {type(error).__name__}: {error}.", remedy="Remove its folder."
-            ) from error
-    return records
+    return [_read_record(path) for path in sorted(Path(directory).glob(f"[0-9]*-*/{RECORD}"))]
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        return {**{key: record[key] for key in COLUMNS}, **record, "folder": path.parent.name}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {type(error).__name__}: {error}.", remedy="Remove its folder."
+        ) from error
 
 
 def structure_of(directory: str | Path, source: str) -> dict[str, Any] | None:
@@ -174,8 +178,11 @@ def structure_of(directory: str | Path, source: str) -> dict[str, Any] | None:
     dict or None
         The record; None for a file outside the numbered folders.
     """
-    folders = {record["folder"]: record for record in read_campaign(directory)}
-    return next((folders[part] for part in PurePosixPath(source).parts if part in folders), None)
+    for part in PurePosixPath(source).parts:
+        path = Path(directory) / part / RECORD
+        if part[:1].isdigit() and path.is_file():
+            return _read_record(path)
+    return None
 
 
 def _check_level(records: Iterable[dict[str, Any]], engine: Engine | None, root: Path) -> None:
@@ -241,10 +248,13 @@ def _write_poscar(atoms: Atoms, folder: Path) -> dict[str, Any]:
 
 
 def _write_table(root: Path) -> None:
+    records = read_campaign(root)
+    if not records:
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(read_campaign(root))
+    writer.writerows(records)
     building = root / f".{TABLE}.{os.getpid()}"
     try:
         _write(building, text.getvalue())

@@ -88,6 +88,54 @@ def test_xtb_refuses_slabs_and_unknown_methods():
     assert caught.value.reason == "unsupported"
     with pytest.raises(ConfigurationError, match="GFN1-xTB"):
         get_engine("xtb", method="GFN3")
+    with pytest.raises(ConfigurationError, match="gbsa"):
+        get_engine("xtb", solvation_model="pcm")
+    with pytest.raises(ConfigurationError, match="accuracy"):
+        get_engine("xtb", accuracy=0.0)
+
+
+def test_xtb_ipea1_is_another_level():
+    water = distorted_water()
+    gfn1, ipea1 = get_engine("xtb"), get_engine("xtb", method="IPEA1-xTB")
+    assert ipea1.level.id != gfn1.level.id
+    result = ipea1.single_point(water)
+    assert abs(result.energy - gfn1.single_point(water).energy) > 0.5
+    assert result.forces[1, 2] == pytest.approx(force_by_differences(ipea1, water, 1, 2), abs=2e-4)
+
+
+def test_xtb_solvent_has_its_forces_and_molecules_only():
+    water = distorted_water()
+    engine = get_engine("xtb", solvent="water")
+    engine.check_available()
+    assert engine.level.id not in {get_engine("xtb").level.id, get_engine("xtb", solvent="ethanol").level.id}
+    result = engine.single_point(water)
+    assert result.energy < get_engine("xtb").single_point(water).energy - 0.1
+    assert result.forces[1, 2] == pytest.approx(force_by_differences(engine, water, 1, 2), abs=2e-4)
+    with pytest.raises(LabelError, match="implicit solvent") as caught:
+        engine.compute(bulk("Si"))
+    assert caught.value.reason == "unsupported"
+    with pytest.raises(ConfigurationError, match="no solvent 'brine'"):
+        get_engine("xtb", solvent="brine").check_available()
+
+
+def test_xtb_spin_of_a_repeated_cell_is_that_of_the_supercell():
+    cell = bulk("Fe", cubic=True)
+    cell.info["spin_multiplicity"] = 5
+    large = cell.repeat(2)
+    large.info["spin_multiplicity"] = 4 * 8 + 1
+    repeated = get_engine("xtb", min_height=5.0)
+    assert repetitions(cell, min_height=5.0) == (2, 2, 2)
+    assert repeated.single_point(cell).energy * 8 == pytest.approx(repeated.single_point(large).energy, abs=1e-4)
+
+
+@pytest.mark.parametrize(("multiplicity", "charge"), [(2, 0), (1, 1), (40, 0), (None, 20)])
+@pytest.mark.parametrize("engine", ["xtb", "pyscf"])
+def test_impossible_spin_and_charge_are_refused(engine, multiplicity, charge):
+    atoms = molecule("H2O")
+    atoms.info.update(spin_multiplicity=multiplicity, charge=charge)
+    with pytest.raises(LabelError, match="Correct info") as caught:
+        get_engine(engine).compute(atoms)
+    assert caught.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize("functional", ["wb97m-d3bj", "pbe"])
@@ -120,8 +168,7 @@ def test_pyscf_dispersion_counts_once_in_energy_and_gradient():
 def test_pyscf_wb97m_d3bj_has_no_vv10():
     field = get_engine("pyscf")._mean_field(distorted_water())
     assert not field.do_nlc()
-    with pytest.raises(ConfigurationError, match="VV10"):
-        get_engine("pyscf", functional="wb97m-v")
+    assert get_engine("pyscf", functional="wb97m-v")._mean_field(distorted_water()).do_nlc()
 
 
 def test_pyscf_atoms_are_ground_states():
