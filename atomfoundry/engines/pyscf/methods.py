@@ -52,7 +52,7 @@ class Method:
         name = _LABELS.get(self.functional, self.functional)
         if self.nonlocal_correlation:
             plain = self.functional.removesuffix("_v")
-            return f"{_LABELS.get(plain, plain)}-V" if plain != self.functional else name
+            return f"{_LABELS.get(plain, plain)}-V"
         return f"{name}-{DISPERSIONS[self.dispersion]}" if self.dispersion else name
 
     @property
@@ -125,8 +125,6 @@ def parse_method(name: str) -> Method:
                 remedy=f"Take '{functional}' or '{functional[:-2]}-{dispersion}'.",
             )
         return Method("ks", f"{functional[:-2]}_v", nonlocal_correlation=True)
-    if functional.endswith("vv10"):
-        return Method("ks", functional, nonlocal_correlation=True)
     return Method("ks", functional, dispersion)
 
 
@@ -167,8 +165,8 @@ def check_method(method: Method, name: str) -> None:
         nonlocal_term = bool(libxc.is_nlc(method.exchange_correlation))
         if nonlocal_term and not method.nonlocal_correlation and not method.dispersion:
             raise ConfigurationError(
-                f"pyscf: '{name}' has the nonlocal VV10 term, its name does not say so.",
-                remedy="Only functionals whose name ends in '-v' or 'vv10' are offered with it.",
+                f"pyscf: '{name}' has the nonlocal VV10 term.",
+                remedy="With it 'wb97m-v', 'wb97x-v' and 'b97m-v' are offered.",
             )
     if method.dispersion:
         _check_dispersion(method, name)

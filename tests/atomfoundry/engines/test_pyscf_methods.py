@@ -77,7 +77,7 @@ def test_open_shells():
         {"functional": "ccsd"},
         {"functional": "hf", "open_shell": "restricted"},
         {"functional": "pbe", "open_shell": "restricted", **COARSE},
-        {"functional": "wb97m-d3bj", "density_fitting": True, **COARSE},
+        {"functional": "pbe0-d4", "density_fitting": True, **COARSE},
     ):
         engine = get_engine("pyscf", basis="sto-3g", **settings)
         assert abs(slope_error(engine, amidogen())) < 1e-4, settings
@@ -135,6 +135,16 @@ def test_dispersion_energy_is_that_of_the_program_alone():
     alone = dftd4.DFTD4Dispersion(pair, xc="r2scan", atm=True).get_dispersion(grad=True)
     assert with_d4.energy - without.energy == pytest.approx(float(alone["energy"]) * HARTREE, abs=1e-7)
     assert with_d4.forces - without.forces == pytest.approx(-alone["gradient"] * HARTREE_PER_BOHR, abs=1e-6)
+
+
+def test_dispersion_of_an_ion_knows_its_charge():
+    ion = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": -1})
+    engine = get_engine("pyscf", functional="hf-d4", basis="6-31g")
+    assert abs(slope_error(engine, ion)) < 1e-4
+    plain = get_engine("pyscf", functional="hf", basis="6-31g")
+    neutral = Atoms("OH", ion.positions, info={"spin_multiplicity": 2})
+    ours, theirs = (engine.single_point(atoms).energy - plain.single_point(atoms).energy for atoms in (ion, neutral))
+    assert abs(ours - theirs) > 1e-4
 
 
 def test_orca_is_reproduced_when_only_coulomb_is_fitted():
@@ -197,6 +207,8 @@ def test_time_limits(monkeypatch):
         ({"functional": "wb97x-d3"}, "not offered"),
         ({"functional": "b97-3c"}, "not offered"),
         ({"functional": "wb97m-v-d3bj"}, "twice"),
+        ({"functional": "lc-vv10"}, "not offered"),
+        ({"functional": "vv10"}, "has the nonlocal VV10 term"),
         ({"functional": "b2plyp"}, "needs forces"),
         ({"functional": "m06-2x-d3bj"}, r"no D3\(BJ\) parameters for 'm06-2x'"),
         ({"functional": "mgga_x_br89"}, "Laplacian"),
