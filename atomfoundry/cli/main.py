@@ -12,6 +12,7 @@ from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.harvest import harvest_command
+from atomfoundry.cli.inputs import inputs_command
 from atomfoundry.cli.models import evaluate_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
@@ -49,6 +50,7 @@ app.command("results")(results_command)
 app.command("lineage")(lineage_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
+app.command("inputs")(inputs_command)
 app.command("evaluate")(evaluate_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")

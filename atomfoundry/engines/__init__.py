@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.engines.base import Engine, SinglePoint
     from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines.inputs import structure_of, write_campaign
     from atomfoundry.engines.registry import get_engine, list_engines
 
 _HOMES = {
@@ -16,9 +17,19 @@ _HOMES = {
     "get_engine": "atomfoundry.engines.registry",
     "install_espresso": "atomfoundry.engines.espresso.install",
     "list_engines": "atomfoundry.engines.registry",
+    "structure_of": "atomfoundry.engines.inputs",
+    "write_campaign": "atomfoundry.engines.inputs",
 }
 
-__all__ = ["Engine", "SinglePoint", "get_engine", "install_espresso", "list_engines"]
+__all__ = [
+    "Engine",
+    "SinglePoint",
+    "get_engine",
+    "install_espresso",
+    "list_engines",
+    "structure_of",
+    "write_campaign",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,8 @@ from atomfoundry.errors import UnknownEngineError
 _ENGINES = {
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
-    "pyscf": "atomfoundry.engines.pyscf:PyscfEngine",
+    "forcefield": "atomfoundry.engines.force_fields:ForceFieldEngine",
+    "pyscf": "atomfoundry.engines.pyscf.engine:PyscfEngine",
     "vasp": "atomfoundry.engines.vasp.engine:VaspEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",
 }

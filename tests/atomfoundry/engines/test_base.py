@@ -48,7 +48,8 @@ def strained_copper() -> Atoms:
 
 def test_all_engines_are_built_from_their_own_settings():
     for name in list_engines():
-        settings = {"calculator_class": "ase.calculators.emt.EMT"} if name == "ase" else {}
+        path = "ase.calculators.emt.EMT"
+        settings = {"ase": {"calculator_class": path}, "forcefield": {"calculator_meta": path}}.get(name, {})
         engine = get_engine(name, **settings)
         again = get_engine(name, **engine.settings())
         assert again == engine
@@ -59,7 +60,7 @@ def test_all_engines_are_built_from_their_own_settings():
 def test_unknown_engine_names_the_nearest():
     with pytest.raises(UnknownEngineError, match="Did you mean 'espresso'"):
         get_engine("expresso")
-    with pytest.raises(UnknownEngineError, match=r"Engines: ase, .*espresso, .*pyscf, .*xtb"):
+    with pytest.raises(UnknownEngineError, match=r"Engines: (abinit, )?ase, .*espresso, .*pyscf, .*vasp, .*xtb"):
         get_engine("???")
 
 

@@ -1,0 +1,1 @@
+"""PySCF: Gaussian-basis quantum chemistry of molecules and atoms."""
