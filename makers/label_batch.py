@@ -14,15 +14,17 @@ import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import AseRelaxer
-from jobflow import CURRENT_JOB
+from jobflow import CURRENT_JOB, Response
 from pydantic import Field
 
 from atomfoundry.datasets import Dataset, frame_id
+from atomfoundry.deadline import NoTimeLeftError, must_stop, working_time
 from atomfoundry.documents import Artifact, FoundryDocument, LabelDoc
 from atomfoundry.engines import get_engine
-from atomfoundry.engines.isolation import isolated
+from atomfoundry.engines.isolation import IsolatedEngine, isolated
 from atomfoundry.errors import ConfigurationError, LabelError
 from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.label_time import TimePlan, reason_to_stop
 from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class LabelBatchDoc(FoundryDocument):
     n_failed: int = 0
     compute_time_s: float = 0.0
     failed: list[str] = Field(default_factory=list)
+    reasons: dict[str, int] = Field(default_factory=dict, description="Reason -> frames that failed")
+    n_left: int = Field(default=0, description="Frames left to the job that continues this one")
 
 
 def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:
@@ -74,8 +78,12 @@ def label_frames(
     engine: str,
     level_id: str,
     job_uuid: str | None = None,
+    plan: TimePlan | None = None,
 ) -> LabelBatchDoc:
     """Label frames one by one; each label, good or failed, is stored before the next begins.
+
+    Where the time ends, the frames that are left are counted and nothing else; called again with the same
+    ``job_uuid`` it goes on with them, and counts what the first call computed as its own.
 
     Parameters
     ----------
@@ -91,6 +99,8 @@ def label_frames(
         Id of its level of theory.
     job_uuid
         The job that labels.
+    plan
+        Which label may still be begun.
 
     Returns
     -------
@@ -102,44 +112,62 @@ def label_frames(
     InputError
         If no frame could be computed, e.g. because the code is not installed.
     """
+    plan = plan or TimePlan()
     todo = {frame_id(atoms): atoms for atoms in frames}
     batch = LabelBatchDoc()
-    for number, (key, atoms) in enumerate(todo.items(), start=1):
+    for number, key in enumerate(plan.order(list(todo)), start=1):
+        atoms = todo[key]
         report_progress(f"label {number}/{len(todo)} {atoms.get_chemical_formula()}", number / len(todo))
         # asked anew for every frame: another batch may have computed it meanwhile
-        earlier = labels.get_many([key], level_id).get(key)
-        if earlier is not None and is_settled(earlier, job_uuid=job_uuid):
-            label = earlier
-            mine = job_uuid is not None and label.job_uuid == job_uuid
-            batch.n_reused += label.status == "ok" and not mine
-            batch.n_computed += label.status == "ok" and mine
-            batch.compute_time_s += label.wall_time_s if mine else 0.0
-        else:
-            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
+        label = labels.get_many([key], level_id).get(key)
+        mine = label is not None and job_uuid is not None and label.job_uuid == job_uuid
+        if label is None or not is_settled(label, job_uuid=job_uuid):
+            label = _computed(atoms, compute, label, plan, key=key, engine=engine, level_id=level_id, job=job_uuid)
+            if label is None:
+                batch.n_left += 1
+                continue
             labels.put(label)
-            batch.n_computed += label.status == "ok"
-            batch.compute_time_s += label.wall_time_s
-        if label.status == "failed":
-            batch.n_failed += 1
-            batch.failed.append(key)
+            mine = True
+        if mine:
+            plan.note(label)
+        _count(batch, label, mine=mine)
     return batch
+
+
+def _count(batch: LabelBatchDoc, label: LabelDoc, *, mine: bool) -> None:
+    batch.compute_time_s += label.wall_time_s if mine else 0.0
+    if label.status == "ok":
+        batch.n_computed += mine
+        batch.n_reused += not mine
+        return
+    reason = label.reason or "unknown"
+    batch.n_failed += 1
+    batch.failed.append(label.frame_id)
+    batch.reasons[reason] = batch.reasons.get(reason, 0) + 1
 
 
 def _computed(
     atoms: Atoms,
     compute: Callable[[Atoms], dict[str, Any]],
     earlier: LabelDoc | None,
+    plan: TimePlan,
     *,
     key: str,
     engine: str,
     level_id: str,
     job: str | None,
-) -> LabelDoc:
+) -> LabelDoc | None:
+    """Compute a label; None if it was not begun, or interrupted, because the time ends."""
+    if not plan.may_begin(atoms):
+        return None
     start = time.perf_counter()
     outcome: dict[str, Any]
     try:
+        plan.begin(key, atoms)
         outcome = {"status": "ok", **compute(atoms)}
     except LabelError as error:
+        if plan.interrupted(key, error.reason):
+            return None
         outcome = {"status": "failed", "reason": error.reason, "message": str(error)}
     return LabelDoc(
         frame_id=key,
@@ -234,7 +262,11 @@ class LabelBatchMaker(AseRelaxMaker):
         # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means
         # nothing.
         atoms.cell = atoms.cell.complete()
-        calculator = self.build_engine().calculator(atoms)
+        engine = self.build_engine()
+        if isinstance(engine, IsolatedEngine):
+            limits = [limit for limit in (self.timeout, working_time()) if limit is not None]
+            engine.timeout = min(limits, default=None)
+        calculator = engine.calculator(atoms)
         relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)
         return relaxer.relax(
             atoms, steps=self.steps, final_atoms_object_file=None, use_emmet_models=False, **self.relax_kwargs
@@ -250,8 +282,10 @@ class LabelBatchMaker(AseRelaxMaker):
         }
 
     @foundry_job(output_schema=LabelBatchDoc)
-    def make(self, structures: Artifact, indices: Sequence[int]) -> LabelBatchDoc:
-        """Label frames of a structure set.
+    def make(
+        self, structures: Artifact, indices: Sequence[int], tried: dict[str, float] | None = None
+    ) -> LabelBatchDoc | Response:
+        """Label frames of a structure set; where the time of this job ends, the next one goes on.
 
         Parameters
         ----------
@@ -259,29 +293,44 @@ class LabelBatchMaker(AseRelaxMaker):
             A dataset folder.
         indices
             Which of its frames.
+        tried
+            Frame id -> seconds that a frame had in vain before the end of an earlier job.
 
         Returns
         -------
-        LabelBatchDoc
-            Counts; the labels are in the table of labels.
+        LabelBatchDoc or Response
+            Counts; the labels are in the table of labels. Where frames are left, this job is replaced by one that
+            goes on: the same uuid, so that what was computed counts as its own, and the next index.
 
         Raises
         ------
         InputError
             If the engine's code is not installed.
+        NoTimeLeftError
+            If this job ends before anything could be begun.
         """
         engine = self.build_engine()
         frames = list(Dataset.open(current_artifacts().fetch(structures)).frames(list(indices)))
         if unsettled(frames, current_labels(), engine.level.id):
+            if must_stop():
+                raise NoTimeLeftError(
+                    f"No label of '{self.name}' was begun, because {reason_to_stop()}.",
+                    remedy="Run the flow again: what has been computed is kept.",
+                )
             engine.check_available()
-        return label_frames(
+        plan = TimePlan(tried)
+        batch = label_frames(
             frames,
             self._labels,
             current_labels(),
             engine=self.engine,
             level_id=engine.level.id,
             job_uuid=_job_uuid(),
+            plan=plan,
         )
+        if batch.n_left == 0:
+            return batch
+        return Response(output=batch, replace=self.make(structures, list(indices), tried=plan.tried))
 
 
 def unsettled(frames: Iterable[Atoms], labels: LabelStore, level_id: str) -> bool:
