@@ -111,12 +111,19 @@ class _Request:
     """Which signal has asked this process to stop; a plain attribute, as a signal handler must take no lock."""
 
     signal: str | None = None
-    listeners: int = 0
 
 
 def stop_requested() -> str | None:
-    """Return the name of the signal that has asked this process to stop soon, e.g. ``"SIGUSR1"``, or None."""
+    """Return the name of the signal that has asked this process to stop soon, e.g. ``"SIGUSR1"``, or None.
+
+    A request holds for the rest of the process's life: a script that makes several runs begins none after it.
+    """
     return _Request.signal
+
+
+def forget_stop() -> None:
+    """Let this process go on as if nothing had asked it to stop; for those who outlive the request."""
+    _Request.signal = None
 
 
 @contextmanager
@@ -140,7 +147,6 @@ def stop_signals(numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[N
         _Request.signal = signal.Signals(number).name
         signal.signal(number, before[signal.Signals(number)])
 
-    _Request.listeners += 1
     for number in numbers:
         signal.signal(number, note)
     try:
@@ -148,6 +154,3 @@ def stop_signals(numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _Request.listeners -= 1
-        if _Request.listeners == 0:
-            _Request.signal = None
