@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from atomfoundry.datasets import Dataset, attach_labels, frame_id
 from atomfoundry.documents import LabelDoc, LabelFailure, LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.label_batch import LabelBatchDoc, LabelBatchMaker, unsettled
+from atomfoundry.makers.label_batch import LabelBatchMaker
+from atomfoundry.makers.label_frames import LabelBatchDoc, unsettled
 from atomfoundry.results import current_artifacts, current_labels
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ def collect_labels(
     structures
         The structure set.
     batches
-        What the batches came to; None for one that failed as a whole.
+        What the batches came to, those that went on in another job as a whole; None for one that failed.
     engine, engine_settings
         The engine and its settings.
     name
@@ -189,6 +191,7 @@ def collect_labels(
         n_labelled=len(labelled),
         n_reused=len(labelled) - sum(batch.n_computed for batch in done) if done else len(labelled),
         n_failed=len(failures),
+        reasons=dict(sorted(Counter(failure.reason for failure in failures).items())),
         failures=failures,
         compute_time_s=sum(batch.compute_time_s for batch in done),
         frames=frames,

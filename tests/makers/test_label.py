@@ -17,7 +17,8 @@ from atomfoundry.documents import LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import EngineUnavailableError, UnsupportedElementError
 from atomfoundry.makers.label import LabelMaker, deal_batches
-from atomfoundry.makers.label_batch import MAX_ATTEMPTS, LabelBatchMaker
+from atomfoundry.makers.label_batch import LabelBatchMaker
+from atomfoundry.makers.label_frames import MAX_ATTEMPTS
 from atomfoundry.results import Project, use_project
 
 EMT_SETTINGS = {"calculator_class": "ase.calculators.emt.EMT"}

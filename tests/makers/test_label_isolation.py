@@ -84,6 +84,7 @@ def test_each_break_costs_one_label(project, tmp_path):
         "N": "crashed",
         "F": "out_of_memory",
     }
+    assert document.reasons == {"crashed": 4, "out_of_memory": 2, "timeout": 1}
     assert "H2He: the process that computed it was killed by SIGSEGV" in document.failures[0].message
     frames = list(Dataset.open(project.artifacts.fetch(document.frames)).frames())
     assert [atoms.info["source"] for atoms in frames] == ["H", "Ag", "Au", "Pt", "O"]
