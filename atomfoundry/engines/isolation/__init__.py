@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atomfoundry.engines.isolation.current import stop_process
     from atomfoundry.engines.isolation.engine import IsolatedEngine, isolated
-    from atomfoundry.engines.isolation.process import stop_process
 
-_HOMES = {"IsolatedEngine": "engine", "isolated": "engine", "stop_process": "process"}
+_HOMES = {"IsolatedEngine": "engine", "isolated": "engine", "stop_process": "current"}
 
 __all__ = ["IsolatedEngine", "isolated", "stop_process"]
 

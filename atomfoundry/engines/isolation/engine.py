@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines.base import Engine, SinglePoint
-from atomfoundry.engines.isolation.process import evaluate, own_process
+from atomfoundry.engines.isolation.current import evaluate, own_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,16 +1,13 @@
-"""The child process of this thread: started when it is needed, replaced when it has died."""
+"""A child process in which engines compute, seen from its parent."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 import uuid
 from multiprocessing import Pipe
@@ -24,6 +21,7 @@ import atomfoundry.errors
 from atomfoundry.engines.base import SinglePoint
 from atomfoundry.engines.isolation import child
 from atomfoundry.engines.isolation.messages import atoms_to_message, pack, unpack
+from atomfoundry.engines.isolation.output import Output
 from atomfoundry.errors import AtomfoundryError, EngineUnavailableError, InputError, LabelError
 
 if TYPE_CHECKING:
@@ -35,15 +33,17 @@ CHILD_VARIABLE = "ATOMFOUNDRY_LABEL_PROCESS"
 """Set in a child's environment and so in all that it starts; how programs left over by it are known."""
 
 LARGEST_MESSAGE = 1 << 30
-TAIL_CHARACTERS = 2000
+STARTUP_S = 600.0
+"""Loading a code may take long where many nodes read it from one file system."""
+
 WORKER_KILL_S = 0.1
 """Whoever kills a child may be killing us with it; then no label is to blame."""
 
 _NO_MEMORY = re.compile(r"bad_alloc|MemoryError|[Oo]ut of memory|[Cc]annot allocate memory|insufficient memory")
 
 
-class _Died(Exception):
-    """The child has ended.
+class ChildDiedError(Exception):
+    """A child has ended; for this package only, whose callers see a ``LabelError``.
 
     Parameters
     ----------
@@ -79,8 +79,13 @@ class _Died(Exception):
         return "out_of_memory" if no_memory else "crashed"
 
 
-class _TimedOut(Exception):
+class _TimedOutError(Exception):
     """The child did not answer in time."""
+
+
+def thread_variables() -> dict[str, str]:
+    """Return what numerical libraries read once, when they are loaded."""
+    return {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
 
 
 class EngineProcess:
@@ -88,31 +93,23 @@ class EngineProcess:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self.threads = _thread_variables()
+        self.threads = thread_variables()
         self._world: dict[str, Any] = {}
-        self._saved_tail = ""
         self._mark = uuid.uuid4().hex
-        self._words = tempfile.TemporaryFile(prefix="atomfoundry-")  # noqa: SIM115 (it lives as long as the child)
+        self._output = Output()
+        self._stopped = False
         self._link, theirs = Pipe()
         self._process = subprocess.Popen(
             child.command(theirs.fileno()),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            # Appending, so that emptying the file between two labels moves the child's place in it.
-            stdout=self._appending(),
+            stdout=self._output.descriptor,
             stderr=subprocess.STDOUT,
             env={**os.environ, CHILD_VARIABLE: self._mark},
         )
         theirs.close()
         # The link alone would not tell of a death while something that the child has started holds the other end.
         self._alive = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
-
-    def _appending(self) -> int:
-        import fcntl
-
-        descriptor = self._words.fileno()
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
-        return descriptor
 
     @property
     def pid(self) -> int:
@@ -121,7 +118,7 @@ class EngineProcess:
 
     def is_alive(self) -> bool:
         """Tell whether the child runs and is this process's own."""
-        return self.owner == os.getpid() and not self._words.closed and self._process.poll() is None
+        return self.owner == os.getpid() and not self._stopped and self._process.poll() is None
 
     def prepare(self, engine: Engine) -> None:
         """Let the child build an engine and load its code, unless it has.
@@ -135,7 +132,7 @@ class EngineProcess:
         ------
         InputError
             If it cannot be used, e.g. because its code is not installed.
-        _Died
+        ChildDiedError
             If the child ends.
         """
         world = {
@@ -148,8 +145,14 @@ class EngineProcess:
         if world == self._world:
             return
         self._world = {}
-        reply, _ = self._ask(pack({"kind": "engine", **world}))
-        self.forward_words()
+        try:
+            reply, _ = self._ask(pack({"kind": "engine", **world}), startup=STARTUP_S)
+        except _TimedOutError as error:
+            raise EngineUnavailableError(
+                f"Engine '{engine.name}' was not loaded within {STARTUP_S:g} s{self._last_words()}",
+                remedy="Check the file system that holds the engine's code.",
+            ) from error
+        self._output.forward()
         if reply["kind"] == "error":
             raise _error(reply)
         self._world = world
@@ -179,7 +182,7 @@ class EngineProcess:
         ------
         LabelError
             If this one structure cannot be computed.
-        _Died
+        ChildDiedError
             If the child had ended before it was asked.
         """
         header, arrays = atoms_to_message(atoms)
@@ -192,13 +195,13 @@ class EngineProcess:
         formula = atoms.get_chemical_formula()
         try:
             reply, values = self._ask(pack(header, arrays), timeout=timeout)
-        except _TimedOut as error:
+        except _TimedOutError as error:
             raise LabelError(
                 f"{formula}: not computed within {timeout:g} s{self._last_words()}",
                 reason="timeout",
                 remedy="Allow more time or run it on a faster machine.",
             ) from error
-        except _Died as death:
+        except ChildDiedError as death:
             if not death.begun:
                 raise
             said = f"; it last wrote:\n{death.tail}" if death.tail else "."
@@ -206,18 +209,20 @@ class EngineProcess:
                 f"{formula}: the process that computed it {death.how}{said}", reason=death.reason
             ) from death
         if reply["kind"] == "result":
-            self.forward_words()
+            self._output.forward()
             return SinglePoint(reply["energy"], values["forces"], values.get("stress"))
         if reply["kind"] == "error":
-            self.forward_words()
+            self._output.forward()
             raise _error(reply)
         message = f"{formula}: {reply['message']}{self._last_words()}"
-        self.forward_words()
+        self._output.forward()
         raise LabelError(message, reason=_reason(reply))
 
-    def _ask(self, message: bytes, *, timeout: float | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _ask(
+        self, message: bytes, *, timeout: float | None = None, startup: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Send a request and wait for its answer; a child that does not answer properly is gone afterwards."""
-        deadline = None
+        deadline = None if startup is None else time.monotonic() + startup
         begun = False
         try:
             self._link.send_bytes(message)
@@ -232,15 +237,15 @@ class EngineProcess:
                     begun = True
                     deadline = None if timeout is None else time.monotonic() + timeout
                 elif not ready:
-                    raise _TimedOut
+                    raise _TimedOutError
                 elif not self._link.poll():
                     raise EOFError
         except (EOFError, OSError, ValueError, KeyError) as error:
             status = self._ended()
-            tail = self._tail()
-            self.forward_words()
+            tail = self._output.tail()
+            self._output.forward()
             self.stop()
-            raise _Died(status, tail, begun=begun) from error
+            raise ChildDiedError(status, tail, begun=begun) from error
         except BaseException:
             # Whatever this was (the time limit, Ctrl-C): its late answer must not be taken for the next label's.
             self.stop()
@@ -258,8 +263,9 @@ class EngineProcess:
 
     def stop(self) -> None:
         """End the child and whatever it has started; a child of the process that forked us is left alone."""
-        if self._words.closed:
+        if self._stopped:
             return
+        self._stopped = True
         if os.getpid() == self.owner:
             if self._process.poll() is None:
                 self._process.kill()
@@ -269,37 +275,16 @@ class EngineProcess:
         if self._alive is not None:
             os.close(self._alive)
             self._alive = None
-        self._saved_tail = self._tail()
-        self._words.close()
+        self._output.close()
 
     def __del__(self) -> None:
         # Of a thread that has ended.
         if hasattr(self, "_alive"):
             self.stop()
 
-    def _tail(self) -> str:
-        """Return the last that the child wrote."""
-        if self._words.closed:
-            return self._saved_tail
-        size = os.fstat(self._words.fileno()).st_size
-        start = max(0, size - 4 * TAIL_CHARACTERS)
-        text = os.pread(self._words.fileno(), size - start, start).decode(errors="replace")
-        return text.strip()[-TAIL_CHARACTERS:]
-
     def _last_words(self) -> str:
-        tail = self._tail()
+        tail = self._output.tail()
         return f"; it last wrote:\n{tail}" if tail else "."
-
-    def forward_words(self) -> None:
-        """Write what the code has printed to our own standard output, where it went without a child."""
-        descriptor = self._words.fileno()
-        size = os.fstat(descriptor).st_size
-        if size == 0:
-            return
-        for start in range(0, size, 1 << 20):
-            sys.stdout.write(os.pread(descriptor, min(1 << 20, size - start), start).decode(errors="replace"))
-        sys.stdout.flush()
-        os.ftruncate(descriptor, 0)
 
 
 def _error(reply: dict[str, Any]) -> AtomfoundryError:
@@ -322,103 +307,3 @@ def _kill_marked(mark: str) -> None:
         with contextlib.suppress(OSError):
             if entry in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
                 os.kill(int(folder.name), signal.SIGKILL)
-
-
-class _Mine(threading.local):
-    """The kernel ends a child with the thread that started it, so every thread has its own."""
-
-    process: EngineProcess | None = None
-
-
-_MINE = _Mine()
-
-
-def own_process(engine: Engine) -> EngineProcess:
-    """Return this thread's child with an engine prepared, a new one where there is none or it has ended.
-
-    Parameters
-    ----------
-    engine
-        The engine.
-
-    Raises
-    ------
-    InputError
-        If the engine cannot be used.
-    """
-    process = _MINE.process
-    if process is not None and process.is_alive() and process.threads == _thread_variables():
-        try:
-            process.prepare(engine)
-        except _Died:
-            stop_process()
-        else:
-            return process
-    stop_process()
-    process = _MINE.process = EngineProcess()
-    try:
-        process.prepare(engine)
-    except _Died as death:
-        raise EngineUnavailableError(
-            f"The process that should load engine '{engine.name}' {death.how}: {death.tail or 'it said nothing'}",
-            remedy="Check the installation of the engine's code.",
-        ) from death
-    return process
-
-
-def _thread_variables() -> dict[str, str]:
-    """Return what numerical libraries read once, when they are loaded."""
-    return {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
-
-
-def stop_process() -> None:
-    """End this thread's child, if there is one."""
-    process, _MINE.process = _MINE.process, None
-    if process is not None:
-        process.stop()
-
-
-def evaluate(
-    engine: Engine, atoms: Atoms, directory: Path, *, timeout: float | None = None, memory_limit: float | None = None
-) -> SinglePoint:
-    """Compute one structure in this thread's child.
-
-    Parameters
-    ----------
-    engine
-        The engine.
-    atoms
-        The structure.
-    directory
-        Folder of this calculation.
-    timeout
-        Seconds after which the child is killed.
-    memory_limit
-        Of the child's data, MB.
-
-    Returns
-    -------
-    SinglePoint
-        Unchecked.
-
-    Raises
-    ------
-    LabelError
-        If this one structure cannot be computed.
-    InputError
-        If none can.
-    """
-    for attempt in (1, 2):
-        try:
-            return own_process(engine).evaluate(atoms, directory, timeout=timeout, memory_limit=memory_limit)
-        except _Died as death:
-            # Before it began, so no fault of this structure: it may have ended for want of work.
-            if attempt == 2:
-                raise EngineUnavailableError(
-                    f"The process that should compute with engine '{engine.name}' {death.how}: {death.tail}",
-                    remedy="Check the installation of the engine's code and the machine's memory.",
-                ) from death
-    raise AssertionError("unreachable")
-
-
-atexit.register(stop_process)

@@ -19,8 +19,8 @@ from ase.build import bulk, molecule
 
 from atomfoundry.engines import get_engine
 from atomfoundry.engines.isolation import IsolatedEngine, isolated, stop_process
+from atomfoundry.engines.isolation.current import own_process
 from atomfoundry.engines.isolation.messages import atoms_from_message, atoms_to_message, pack, unpack
-from atomfoundry.engines.isolation.process import own_process
 from atomfoundry.errors import EngineUnavailableError, InputError, LabelError, UnsupportedElementError
 
 HERE = Path(__file__).parent
