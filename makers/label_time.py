@@ -104,6 +104,9 @@ class TimePlan:
             Reason code of its failure.
         """
         given, self._given = self._given, None
+        if reason == "crashed" and stop_requested() == "SIGTERM":
+            # At its end a queue sends this to all processes of a job, so to the code's as well, which dies of it.
+            return True
         if reason != "timeout" or given is None or (working_time() or 0.0) > ROUNDING_S:
             return False
         self.tried[key] = max(given, self.tried.get(key, 0.0))

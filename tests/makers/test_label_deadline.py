@@ -178,6 +178,16 @@ def test_what_is_estimated_not_to_fit_is_not_begun(monkeypatch):
     assert not plan.may_begin(chain("H", 1))
 
 
+def test_a_code_that_the_queue_ends_has_not_crashed(monkeypatch):
+    plan = TimePlan()
+    plan.begin("a", chain("H", 1))
+    assert not plan.interrupted("a", "crashed")
+    monkeypatch.setattr(deadline._Request, "signal", "SIGTERM")
+    assert plan.interrupted("a", "crashed")
+    assert not plan.interrupted("a", "unconverged")
+    assert not plan.tried
+
+
 @pytest.mark.parametrize(("how", "workers"), [("SIGUSR1", 0), ("SIGUSR1", 1), ("deadline", 0)])
 def test_the_local_runner_stops_and_the_next_run_goes_on(project, tmp_path, monkeypatch, workers, how):
     structures = [chain("H", length) for length in range(1, 7)]

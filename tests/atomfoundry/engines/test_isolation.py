@@ -161,6 +161,15 @@ def test_what_the_code_prints_goes_where_it_went(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_many_labels_take_one_process():
+    engine = isolated(get_engine("ase", **EMT))
+    child = child_of(engine)
+    for i in range(200):
+        atoms = Atoms("Cu", [[i, 0, 0]])
+        assert np.array_equal(engine.single_point(atoms).forces, [[0, 0, 0]])
+    assert child_of(engine) == child
+
+
 def test_a_child_killed_while_idle_costs_nothing():
     engine = breaking()
     for _ in range(3):
