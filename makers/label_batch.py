@@ -17,7 +17,7 @@ from atomfoundry.datasets import Dataset
 from atomfoundry.deadline import NoTimeLeftError, must_stop, working_time
 from atomfoundry.documents import Artifact
 from atomfoundry.engines import get_engine
-from atomfoundry.engines.isolation import IsolatedEngine, isolated
+from atomfoundry.engines.isolation import isolated
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.label_frames import LabelBatchDoc, label_frames, unsettled
@@ -110,8 +110,8 @@ class LabelBatchMaker(AseRelaxMaker):
         # nothing.
         atoms.cell = atoms.cell.complete()
         engine = self.build_engine()
-        if isinstance(engine, IsolatedEngine):
-            limits = [limit for limit in (self.timeout, working_time()) if limit is not None]
+        if hasattr(engine, "timeout"):
+            limits = [limit for limit in (engine.timeout, working_time()) if limit is not None]
             engine.timeout = min(limits, default=None)
         calculator = engine.calculator(atoms)
         relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)

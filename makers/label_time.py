@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from atomfoundry.deadline import must_stop, stop_requested, working_time
@@ -29,14 +30,14 @@ class TimePlan:
     Parameters
     ----------
     tried
-        Frame id -> seconds that a label was given in an earlier job before that job's end interrupted it.
+        Frame id -> seconds that a label had in an earlier job until that job's end interrupted it.
     """
 
     def __init__(self, tried: dict[str, float] | None = None) -> None:
         self.tried = dict(tried or {})
         self._per_label: list[tuple[float, int]] = []
         self._begun = 0
-        self._given: float | None = None
+        self._clock = 0.0
 
     def order(self, keys: Sequence[str]) -> list[str]:
         """Put frames that were interrupted first where this job gives them more time than that, else last."""
@@ -91,7 +92,7 @@ class TimePlan:
                 reason="timeout",
                 remedy="Run it in longer jobs or on a faster machine.",
             )
-        self._given = time
+        self._clock = monotonic()
 
     def interrupted(self, key: str, reason: str) -> bool:
         """Tell whether a label failed only because this job ends, and remember what time it had.
@@ -103,14 +104,13 @@ class TimePlan:
         reason
             Reason code of its failure.
         """
-        given, self._given = self._given, None
-        if reason == "crashed" and stop_requested() == "SIGTERM":
-            # At its end a queue sends this to all processes of a job, so to the code's as well, which dies of it.
-            return True
-        if reason != "timeout" or given is None or (working_time() or 0.0) > ROUNDING_S:
-            return False
-        self.tried[key] = max(given, self.tried.get(key, 0.0))
-        return True
+        # At its end a queue sends SIGTERM to all processes of a job, so to the code's as well, which dies of it.
+        by_signal = reason == "crashed" and stop_requested() == "SIGTERM"
+        left = working_time()
+        by_deadline = reason == "timeout" and left is not None and left <= ROUNDING_S
+        if by_signal or by_deadline:
+            self.tried[key] = max(monotonic() - self._clock, self.tried.get(key, 0.0))
+        return by_signal or by_deadline
 
 
 def reason_to_stop() -> str:

@@ -18,7 +18,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from atomfoundry.engines import get_engine
-from atomfoundry.engines.isolation import IsolatedEngine, isolated, stop_process
+from atomfoundry.engines.isolation import IsolatedEngine, isolated, process, stop_process
 from atomfoundry.engines.isolation.current import own_process
 from atomfoundry.engines.isolation.messages import atoms_from_message, atoms_to_message, pack, unpack
 from atomfoundry.errors import EngineUnavailableError, InputError, LabelError, UnsupportedElementError
@@ -278,6 +278,16 @@ def test_a_code_that_crashes_while_loading_is_unavailable(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EngineUnavailableError, match=r"(?s)engine 'ase' was killed by SIGSEGV.*crash_at_import"):
         isolated(get_engine("ase", calculator_class="crash_at_import.Calc")).check_available()
+
+
+def test_a_code_that_hangs_while_loading_is_unavailable(tmp_path, monkeypatch):
+    (tmp_path / "hang_at_import.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(process, "STARTUP_S", 0.5)
+    with pytest.raises(EngineUnavailableError, match=r"'ase' was not loaded within 0\.5 s"):
+        isolated(get_engine("ase", calculator_class="hang_at_import.Calc")).check_available()
+    monkeypatch.undo()
+    assert isolated(get_engine("ase", **EMT)).single_point(Atoms("Cu")).energy > 0
 
 
 def test_engines_that_start_programs_themselves_stay_as_they_are():
