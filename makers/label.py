@@ -42,7 +42,7 @@ class LabelMaker(Maker):
     timeout
         Seconds a label may take.
     memory_limit
-        Memory for the data of a code in a child process, MB.
+        Memory that a label may take in a child process, on top of what the loaded code has, MB.
 
     Notes
     -----

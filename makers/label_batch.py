@@ -51,7 +51,7 @@ class LabelBatchMaker(AseRelaxMaker):
     timeout
         Seconds a label may take.
     memory_limit
-        Memory for the data of a code in a child process, MB.
+        Memory that a label may take in a child process, on top of what the loaded code has, MB.
     """
 
     name: str = "label batch"

@@ -70,7 +70,7 @@ def test_each_break_costs_one_label(project, tmp_path):
     symbols = ["H", "He", "Ag", "Li", "Be", "Au", "B", "C", "N", "F", "Pt", "O"]
     log = tmp_path / "log"
     structures = structure_set(project, [chain(symbol, 1 + i) for i, symbol in enumerate(symbols)], tmp_path)
-    job = maker(log=str(log), timeout=1.0, memory_limit=500, batch_size=12).make(structures)
+    job = maker(log=str(log), timeout=4.0, memory_limit=300, batch_size=12).make(structures)
     with use_project(project):
         run_locally(Flow([job]), store=project.job_store(), ensure_success=True, log=False, raise_immediately=True)
     document = LabelSetDoc.model_validate(project.job_store().get_output(job.uuid, load=True))

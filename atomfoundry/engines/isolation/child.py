@@ -105,12 +105,22 @@ def _error(error: AtomfoundryError) -> bytes:
 
 
 def _limit_memory(megabytes: float | None) -> None:
-    # Data, not address space: libraries reserve far more addresses than they ever use.
+    # Data, not address space: libraries reserve far more addresses than they ever use. And on top of what loading
+    # has taken, which grows with the number of cores.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = resource.RLIM_INFINITY if megabytes is None else int(megabytes * 1e6)
+    soft = resource.RLIM_INFINITY if megabytes is None else _data_in_use() + int(megabytes * 1e6)
     if hard != resource.RLIM_INFINITY:
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_in_use() -> int:
+    """Return what the kernel holds against the limit already, bytes; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), 0)
 
 
 def _flush() -> None:

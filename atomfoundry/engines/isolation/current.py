@@ -82,7 +82,7 @@ def evaluate(
     timeout
         Seconds after which the child is killed.
     memory_limit
-        Of the child's data, MB.
+        For its data, on top of what the loaded code has, MB.
 
     Returns
     -------

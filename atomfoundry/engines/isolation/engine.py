@@ -29,7 +29,7 @@ class IsolatedEngine(Engine):
     timeout
         Seconds a structure may take.
     memory_limit
-        Memory for the code's data, MB.
+        Memory for a structure's data, on top of what the loaded code has, MB.
     """
 
     def __init__(self, engine: Engine, *, timeout: float | None = None, memory_limit: float | None = None) -> None:
@@ -86,7 +86,7 @@ def isolated(engine: Engine, *, timeout: float | None = None, memory_limit: floa
     timeout
         Seconds a structure may take.
     memory_limit
-        Memory for the code's data, MB.
+        Memory for a structure's data, on top of what the loaded code has, MB.
 
     Returns
     -------

@@ -171,7 +171,7 @@ class EngineProcess:
         timeout
             Seconds after which the child is killed.
         memory_limit
-            Of the child's data, MB.
+            For its data, on top of what the loaded code has, MB.
 
         Returns
         -------

@@ -147,7 +147,7 @@ def test_the_time_limit_does_not_count_the_loading():
 
 
 def test_a_memory_limit_costs_one_label():
-    engine = breaking(memory_limit=500)
+    engine = breaking(memory_limit=300)
     with pytest.raises(LabelError) as caught:
         engine.single_point(Atoms("C"))
     assert caught.value.reason == "out_of_memory"
