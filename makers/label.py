@@ -2,258 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from atomate2.ase.jobs import AseRelaxMaker
-from atomate2.ase.schemas import AseResult
-from atomate2.ase.utils import AseRelaxer
-from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response
-from pydantic import Field
+from jobflow import Flow, JobConfig, Maker, OnMissing, Response
 
 from atomfoundry.datasets import Dataset, attach_labels, frame_id
-from atomfoundry.documents import (
-    Artifact,
-    FoundryDocument,
-    LabelDoc,
-    LabelFailure,
-    LabelSetDoc,
-    StructureSetDoc,
-)
+from atomfoundry.documents import LabelDoc, LabelFailure, LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
-from atomfoundry.errors import LabelError
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.results import LabelStore, current_artifacts, current_labels, report_progress
+from atomfoundry.makers.label_batch import LabelBatchMaker
+from atomfoundry.makers.label_frames import LabelBatchDoc, unsettled
+from atomfoundry.results import current_artifacts, current_labels
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
-
-MAX_ATTEMPTS = 3
-"""A frame that failed so often at one level is not tried again."""
-
-
-class LabelBatchDoc(FoundryDocument):
-    """What one batch of labels came to; the labels themselves are in the table of labels."""
-
-    n_computed: int = 0
-    n_reused: int = 0
-    n_failed: int = 0
-    compute_time_s: float = 0.0
-    failed: list[str] = Field(default_factory=list)
-
-
-def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:
-    """Tell whether a frame needs no (further) computation.
-
-    Parameters
-    ----------
-    label
-        What the table of labels has for it.
-    job_uuid
-        The asking job: what it tried itself, before it was killed and resumed, is not tried again.
-
-    Returns
-    -------
-    bool
-        True for a good label and for a failure that is final.
-    """
-    if label is None:
-        return False
-    own = job_uuid is not None and label.job_uuid == job_uuid
-    return label.status == "ok" or own or label.attempts >= MAX_ATTEMPTS
-
-
-def label_frames(
-    frames: Iterable[Atoms],
-    compute: Callable[[Atoms], dict[str, Any]],
-    labels: LabelStore,
-    *,
-    engine: str,
-    level_id: str,
-    job_uuid: str | None = None,
-) -> LabelBatchDoc:
-    """Label frames one by one; each label, good or failed, is stored before the next begins.
-
-    Parameters
-    ----------
-    frames
-        Structures; one that the table has already, or that failed finally, is not computed.
-    compute
-        Returns energy (eV), forces ``[N, 3]`` (eV/A) and, where there is one, stress ``[6]`` (eV/A^3).
-    labels
-        The table of labels.
-    engine
-        Name of the engine.
-    level_id
-        Id of its level of theory.
-    job_uuid
-        The job that labels.
-
-    Returns
-    -------
-    LabelBatchDoc
-        Counts.
-
-    Raises
-    ------
-    InputError
-        If no frame could be computed, e.g. because the code is not installed.
-    """
-    todo = {frame_id(atoms): atoms for atoms in frames}
-    batch = LabelBatchDoc()
-    for number, (key, atoms) in enumerate(todo.items(), start=1):
-        report_progress(f"label {number}/{len(todo)} {atoms.get_chemical_formula()}", number / len(todo))
-        # asked anew for every frame: another batch may have computed it meanwhile
-        earlier = labels.get_many([key], level_id).get(key)
-        if earlier is not None and is_settled(earlier, job_uuid=job_uuid):
-            label = earlier
-            mine = job_uuid is not None and label.job_uuid == job_uuid
-            batch.n_reused += label.status == "ok" and not mine
-            batch.n_computed += label.status == "ok" and mine
-            batch.compute_time_s += label.wall_time_s if mine else 0.0
-        else:
-            label = _computed(atoms, compute, earlier, key=key, engine=engine, level_id=level_id, job=job_uuid)
-            labels.put(label)
-            batch.n_computed += label.status == "ok"
-            batch.compute_time_s += label.wall_time_s
-        if label.status == "failed":
-            batch.n_failed += 1
-            batch.failed.append(key)
-    return batch
-
-
-def _computed(
-    atoms: Atoms,
-    compute: Callable[[Atoms], dict[str, Any]],
-    earlier: LabelDoc | None,
-    *,
-    key: str,
-    engine: str,
-    level_id: str,
-    job: str | None,
-) -> LabelDoc:
-    start = time.perf_counter()
-    outcome: dict[str, Any]
-    try:
-        outcome = {"status": "ok", **compute(atoms)}
-    except LabelError as error:
-        outcome = {"status": "failed", "reason": error.reason, "message": str(error)}
-    return LabelDoc(
-        frame_id=key,
-        level_id=level_id,
-        engine=engine,
-        formula=atoms.get_chemical_formula(),
-        n_atoms=len(atoms),
-        wall_time_s=time.perf_counter() - start,
-        computed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        host=platform.node(),
-        job_uuid=job,
-        attempts=1 + (earlier.attempts if earlier else 0),
-        **outcome,
-    )
-
-
-@dataclass
-class LabelBatchMaker(AseRelaxMaker):
-    """Label some frames of a structure set, one after the other; a frame that fails costs only itself.
-
-    Built on atomate2's relaxation Maker with one step and a fixed cell: a single point whose observer records
-    energy, forces and stress.
-
-    Parameters
-    ----------
-    name
-        Name of the job.
-    engine
-        Name of the engine.
-    engine_settings
-        Its settings.
-    """
-
-    name: str = "label batch"
-    relax_cell: bool = False
-    steps: int = 1
-    engine: str = "espresso"
-    engine_settings: dict[str, Any] = field(default_factory=dict)
-
-    def _get_calculator(self) -> Calculator:
-        return get_engine(self.engine, **self.engine_settings).calculator()
-
-    def run_ase(self, mol_or_struct: Atoms, prev_dir: str | Path | None = None) -> AseResult:
-        """Run one single point on ASE atoms, whose positions a pymatgen round trip would change.
-
-        Parameters
-        ----------
-        mol_or_struct
-            The structure.
-        prev_dir
-            Unused, part of the signature.
-
-        Returns
-        -------
-        AseResult
-            With the labels in the trajectory's only frame.
-        """
-        atoms = mol_or_struct.copy()
-        # pymatgen, which holds the result, refuses a missing cell vector; where nothing repeats it means
-        # nothing.
-        atoms.cell = atoms.cell.complete()
-        calculator = get_engine(self.engine, **self.engine_settings).calculator(atoms)
-        relaxer = AseRelaxer(calculator, relax_cell=self.relax_cell)
-        return relaxer.relax(
-            atoms, steps=self.steps, final_atoms_object_file=None, use_emmet_models=False, **self.relax_kwargs
-        )
-
-    def _labels(self, atoms: Atoms) -> dict[str, Any]:
-        (properties,) = self.run_ase(atoms).trajectory.frame_properties
-        stress = properties.get("stress")
-        return {
-            "energy": float(properties["energy"]),
-            "forces": np.asarray(properties["forces"]).tolist(),
-            "stress": None if stress is None else np.asarray(stress).tolist(),
-        }
-
-    @foundry_job(output_schema=LabelBatchDoc)
-    def make(self, structures: Artifact, indices: Sequence[int]) -> LabelBatchDoc:
-        """Label frames of a structure set.
-
-        Parameters
-        ----------
-        structures
-            A dataset folder.
-        indices
-            Which of its frames.
-
-        Returns
-        -------
-        LabelBatchDoc
-            Counts; the labels are in the table of labels.
-
-        Raises
-        ------
-        InputError
-            If the engine's code is not installed.
-        """
-        engine = get_engine(self.engine, **self.engine_settings)
-        frames = list(Dataset.open(current_artifacts().fetch(structures)).frames(list(indices)))
-        if unsettled(frames, current_labels(), engine.level.id):
-            engine.check_available()
-        return label_frames(
-            frames,
-            self._labels,
-            current_labels(),
-            engine=self.engine,
-            level_id=engine.level.id,
-            job_uuid=_job_uuid(),
-        )
 
 
 @dataclass
@@ -270,12 +36,28 @@ class LabelMaker(Maker):
         Its settings.
     batch_size
         Frames in one job.
+    isolate
+        Compute in a child process where the code would otherwise compute in the worker itself, so that a crash
+        costs one label.
+    timeout
+        Seconds a label may take.
+    memory_limit
+        Memory that a label may take in a child process, on top of what the loaded code has, MB.
+
+    Notes
+    -----
+    A frame that failed is tried again by a later label set at the same level, three times in all. For the reasons
+    ``"timeout"`` and ``"out_of_memory"`` give that one a higher ``timeout`` or ``memory_limit``, or a profile with
+    more of either.
     """
 
     name: str = "label"
     engine: str = "espresso"
     engine_settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
+    isolate: bool = True
+    timeout: float | None = None
+    memory_limit: float | None = None
 
     # No output schema: jobflow would ask it of the job that passes on the reference to the collected set.
     @foundry_job
@@ -295,14 +77,14 @@ class LabelMaker(Maker):
         Raises
         ------
         InputError
-            If the engine is unknown, not installed, or does not support an element.
+            If the engine is unknown, not installed, or does not support an element or a limit.
         """
-        engine = get_engine(self.engine, **self.engine_settings)
+        shell = self._batch_maker()
+        engine = shell.build_engine()
         dataset = Dataset.open(current_artifacts().fetch(structures.structures))
         if unsettled(dataset.frames(), current_labels(), engine.level.id):
             engine.check_elements(structures.elements)
             engine.check_available()
-        shell = LabelBatchMaker(name=f"{self.name} batch", engine=self.engine, engine_settings=self.engine_settings)
         groups = deal_batches(dataset, batch_size=self.batch_size)
         batches = [shell.make(structures.structures, indices) for indices in groups]
         collect = collect_labels(
@@ -317,6 +99,16 @@ class LabelMaker(Maker):
             job.update_metadata({"stage": "label", "profile": engine.profile})
         collect.update_metadata({"stage": "label", "profile": "light"})
         return Response(replace=Flow([*batches, collect], output=collect.output, name=self.name))
+
+    def _batch_maker(self) -> LabelBatchMaker:
+        return LabelBatchMaker(
+            name=f"{self.name} batch",
+            engine=self.engine,
+            engine_settings=self.engine_settings,
+            isolate=self.isolate,
+            timeout=self.timeout,
+            memory_limit=self.memory_limit,
+        )
 
 
 def deal_batches(dataset: Dataset, *, batch_size: int) -> list[list[int]]:
@@ -344,13 +136,6 @@ def deal_batches(dataset: Dataset, *, batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def unsettled(frames: Iterable[Atoms], labels: LabelStore, level_id: str) -> bool:
-    """Tell whether a frame has neither a label nor a final failure at a level of theory."""
-    keys = [frame_id(atoms) for atoms in frames]
-    known = labels.get_many(keys, level_id)
-    return not all(is_settled(known.get(key)) for key in keys)
-
-
 @foundry_job(config=JobConfig(on_missing_references=OnMissing.NONE), output_schema=LabelSetDoc)
 def collect_labels(
     structures: StructureSetDoc,
@@ -367,7 +152,7 @@ def collect_labels(
     structures
         The structure set.
     batches
-        What the batches came to; None for one that failed as a whole.
+        What the batches came to, those that went on in another job as a whole; None for one that failed.
     engine, engine_settings
         The engine and its settings.
     name
@@ -406,6 +191,7 @@ def collect_labels(
         n_labelled=len(labelled),
         n_reused=len(labelled) - sum(batch.n_computed for batch in done) if done else len(labelled),
         n_failed=len(failures),
+        reasons=dict(sorted(Counter(failure.reason for failure in failures).items())),
         failures=failures,
         compute_time_s=sum(batch.compute_time_s for batch in done),
         frames=frames,
@@ -421,7 +207,3 @@ def _failure(key: str, atoms: Atoms, label: LabelDoc | None) -> LabelFailure:
         formula=atoms.get_chemical_formula(),
         source=str(atoms.info.get("source", "")),
     )
-
-
-def _job_uuid() -> str | None:
-    return CURRENT_JOB.job.uuid if CURRENT_JOB.job is not None else None

@@ -66,6 +66,7 @@ class LabelSetDoc(FoundryDocument):
     n_reused: int = Field(default=0, description="Labels that were in the database already")
     n_failed: int = 0
     failures: list[LabelFailure] = Field(default_factory=list)
+    reasons: dict[str, int] = Field(default_factory=dict, description="Reason -> frames without a label")
     compute_time_s: float = Field(default=0.0, description="Sum over the labels computed now")
     frames: Artifact
 

@@ -18,6 +18,7 @@ from typing import Any
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from monty.json import MontyDecoder, jsanitize
 
+from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.results.job_store import FoundryJobStore, with_inputs
 from atomfoundry.results.progress import CHECKPOINT_FOLDER, set_progress_sink
 from atomfoundry.results.project import Project
@@ -155,7 +156,7 @@ def _children(claim: Claim, job: Job, response: Response) -> tuple[dict[str, str
     return names, groups
 
 
-def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store: HoldingStore, capture: bool) -> None:
+def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store: HoldingStore, capture: bool) -> bool:
     """Run a claimed job, store its output, enter its children, and mark it completed or failed.
 
     Parameters
@@ -168,6 +169,11 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         Where it belongs.
     capture
         Send what it prints to ``job.log`` in its folder.
+
+    Returns
+    -------
+    bool
+        False if the job found no time left in this process: it is ready again, and nothing else should be begun.
     """
     folder = job_folder(project, claim.uuid, claim.index)
     store.held.clear()
@@ -182,12 +188,17 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         data = response.stored_data
         stored_data = None if data is None else encode(jsanitize(data, strict=True, enum_values=True))
         store.flush(names)
+    except NoTimeLeftError as error:
+        CURRENT_JOB.reset()
+        logger.warning("%s is left to a later run: %s", claim.name, error)
+        queue.give_back(worker)
+        return False
     except (Exception, SystemExit):
         CURRENT_JOB.reset()  # jobflow forgets this where a job raises
         text = traceback.format_exc()
         logger.warning("%s failed: %s", claim.name, text.strip().splitlines()[-1])
         queue.fail(claim, worker, text)
-        return
+        return True
     finally:
         set_progress_sink(None)
     queue.complete(
@@ -199,3 +210,4 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         stored_data=stored_data,
     )
     _tidy_folder(folder)
+    return True

@@ -44,14 +44,16 @@ class RunResult:
     stopped: int
     """Jobs that another job, or the user, kept from running."""
     wall_time_s: float
+    left: int = 0
+    """Jobs that were left because the run was to stop: a signal had asked for it, or the batch job ended."""
     failures: list[JobFailure] = field(default_factory=list)
     uuids: dict[str, str] = field(default_factory=dict, repr=False)
     """uuids of the flow's objects in this process -> uuids in the project."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed and nothing was blocked or cancelled."""
-        return self.failed == 0 and self.blocked == 0
+        """Whether nothing failed, nothing was blocked and nothing was left."""
+        return self.failed == 0 and self.blocked == 0 and self.left == 0
 
     @property
     def nothing_to_do(self) -> bool:
@@ -93,7 +95,12 @@ class RunResult:
             parts.append(f"{self.reused} of them before")
         parts += [
             f"{count} {word}"
-            for count, word in ((self.failed, "failed"), (self.blocked, "blocked"), (self.stopped, "stopped"))
+            for count, word in (
+                (self.failed, "failed"),
+                (self.blocked, "blocked"),
+                (self.stopped, "stopped"),
+                (self.left, "left for the next run"),
+            )
             if count
         ]
         return f"'{self.name}': {', '.join(parts)}, {self.wall_time_s:.1f} s."

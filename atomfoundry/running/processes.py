@@ -142,6 +142,19 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send the worker a signal.
+
+        Parameters
+        ----------
+        number
+            The signal.
+        """
+        if self.process.returncode is None:
+            # Not by Popen, which would reap it if it has ended: see ``ended``.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
     def last_words(self) -> str:
         """Return the end of what it wrote."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from pathlib import Path
 
 from jobflow import Flow, Job
 
+from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.errors import InputError, ProjectError, RunError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
@@ -20,8 +22,9 @@ from atomfoundry.running.processes import (
     kill_left_over,
 )
 from atomfoundry.running.progress import Watcher, watching
-from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, READY, RUNNING, STOPPED, Queue
+from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, OPEN, READY, RUNNING, STOPPED, Queue
 from atomfoundry.running.status import failures
+from atomfoundry.running.worker import NO_TIME_STATUS, work
 from atomfoundry.settings import settings
 
 POLL_S = 0.02
@@ -30,6 +33,10 @@ LOOK_S = 1.0
 LEASE_S = 30.0
 """A worker of another host counts as dead when it has not beaten for so long."""
 MAX_FAILED_STARTS = 3
+TERM_GRACE_S = 20.0
+"""After SIGTERM jobs have so long to end; queues kill half a minute after it."""
+LAST_S = 5.0
+"""So long before the end of the batch job what still runs is ended."""
 
 
 def run(
@@ -47,6 +54,10 @@ def run(
     The flow's content decides its identity: the same flow in the same project is found again, finished jobs
     are not run a second time, and all uuids are the same in every run. A job runs in
     ``PROJECT/work/UUID_INDEX``.
+
+    Near the end of the batch job that this process belongs to (see ``atomfoundry.deadline``), and after SIGUSR1,
+    SIGUSR2 or SIGTERM, no new job is begun; jobs that run are waited for, after SIGTERM for 20 s. The result
+    counts what is left, and another call goes on with it.
 
     Parameters
     ----------
@@ -177,12 +188,13 @@ def _finish(
     """Work until no job of a run is open, and say what came of it."""
     reused = queue.counts(run_id).get(COMPLETED, 0)
     if not queue.is_finished(run_id):
-        with watching(queue, run_id, name, progress=progress) as watcher:
+        with stop_signals(), watching(queue, run_id, name, progress=progress) as watcher:
             if workers == 0:
                 _work_here(project, queue, run_id)
             else:
                 _Supervisor(project, queue, run_id, workers, threads, watcher).supervise()
-        queue.mark_finished(run_id)
+        if queue.is_finished(run_id):
+            queue.mark_finished(run_id)
     counts = queue.counts(run_id)
     return RunResult(
         run_id=run_id,
@@ -195,6 +207,7 @@ def _finish(
         blocked=counts.get(BLOCKED, 0),
         stopped=counts.get(STOPPED, 0) + counts.get(CANCELLED, 0),
         wall_time_s=time.perf_counter() - started,
+        left=sum(counts.get(state, 0) for state in OPEN),
         failures=failures(queue, project, run_id),
         uuids=names,
     )
@@ -225,8 +238,6 @@ def _recover(queue: Queue) -> None:
 
 
 def _work_here(project: Project, queue: Queue, run_id: str) -> None:
-    from atomfoundry.running.worker import work
-
     worker = uuid.uuid4().hex
     try:
         work(project, run_id, worker, alone=True)
@@ -248,24 +259,33 @@ class _Supervisor:
         self.watcher = watcher
         self.live: list[WorkerProcess] = []
         self.failed_starts = 0
+        self.no_time = False
+        self.told = False
+        self.kill_at = float("inf")
 
     def supervise(self) -> None:
-        """Work until no job is open."""
+        """Work until no job is open, or until nothing new may be begun and what runs has ended."""
         read_end, write_end = os.pipe()
         seen, looked = -1, 0.0
         try:
             while True:
                 buried = self._bury()
+                if must_stop() or self.no_time:
+                    self._tell_to_stop()
+                    if not self.live or self._must_end():
+                        break
                 version = self.queue.data_version()
                 # Other processes' writes change the version, our own do not.
                 if buried or version != seen or time.monotonic() - looked > LOOK_S:
                     seen, looked = version, time.monotonic()
                     if self.queue.is_finished(self.run_id):
                         break
-                    self._hire(read_end)
+                    if not self.told:
+                        self._hire(read_end)
                 self.watcher.tick()
                 time.sleep(POLL_S)
-            self._dismiss()
+            if not self.told:
+                self._dismiss()
         finally:
             os.close(write_end)  # the workers see this and end
             os.close(read_end)
@@ -273,6 +293,21 @@ class _Supervisor:
                 process.kill()
                 process.process.wait()
                 self.queue.give_back(process.worker)
+
+    def _tell_to_stop(self) -> None:
+        """Pass the request on to the workers; each ends after its job."""
+        if stop_requested() == "SIGTERM":
+            self.kill_at = min(self.kill_at, time.monotonic() + TERM_GRACE_S)
+        if self.told:
+            return
+        self.told = True
+        for process in self.live:
+            process.tell(signal.SIGUSR1)
+
+    def _must_end(self) -> bool:
+        """Tell whether jobs that still run can be waited for no longer."""
+        left = seconds_left()
+        return time.monotonic() > self.kill_at or (left is not None and left < LAST_S)
 
     def _hire(self, pipe: int) -> None:
         counts = self.queue.counts(self.run_id)
@@ -297,7 +332,9 @@ class _Supervisor:
             words = process.last_words()
             held = self.queue.give_back(process.worker, crash=how)
             process.log.unlink(missing_ok=True)
-            if status == 0 or held:
+            if status == NO_TIME_STATUS:
+                self.no_time = True
+            if status in (0, NO_TIME_STATUS) or held or self.told:
                 self.failed_starts = 0
                 continue
             self.failed_starts += 1

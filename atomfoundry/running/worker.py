@@ -1,4 +1,4 @@
-"""A worker process: takes ready jobs and runs them until the run is finished or the runner is gone."""
+"""A worker process: takes ready jobs until the run is finished, it is to stop, or the runner is gone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from atomfoundry.deadline import must_stop, stop_signals
 from atomfoundry.results.project import Project, use_project
 from atomfoundry.running.execution import HoldingStore, execute
 from atomfoundry.running.processes import host_name, process_start
@@ -20,10 +21,12 @@ from atomfoundry.running.queue import Queue
 
 HEARTBEAT_S = 5.0
 LONGEST_NAP_S = 0.02
+NO_TIME_STATUS = 75
+"""Exit status of a worker in which a job found no time left (EX_TEMPFAIL)."""
 
 
-def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> None:
-    """Run a run's jobs until none is open.
+def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> bool:
+    """Run a run's jobs until none is open, or until nothing new may be begun.
 
     Parameters
     ----------
@@ -35,16 +38,24 @@ def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> 
         This worker's id.
     alone
         Work inside the runner's own process: what jobs print is shown, and nobody else looks after deadlocks.
+
+    Returns
+    -------
+    bool
+        False if a job found no time left, so that another worker could not go on either.
     """
     queue = Queue(project.queue_path)
     store = HoldingStore(project.job_store())
     nap = 0.001
     seen = -1
+    go_on = True
     with use_project(project):
-        while True:
+        while not must_stop():
             claim = queue.claim(run_id, worker)
             if claim is not None:
-                execute(claim, worker, project=project, queue=queue, store=store, capture=not alone)
+                if not execute(claim, worker, project=project, queue=queue, store=store, capture=not alone):
+                    go_on = False
+                    break
                 nap, seen = 0.001, -1
                 continue
             if queue.is_finished(run_id):
@@ -53,12 +64,13 @@ def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> 
                 queue.block_deadlocked(run_id)
                 continue
             # Nothing can have become ready unless somebody else wrote, and asking that is much cheaper.
-            while (version := queue.data_version()) == seen:
+            while (version := queue.data_version()) == seen and not must_stop():
                 time.sleep(nap)
                 nap = min(2 * nap, LONGEST_NAP_S)
             seen = version
     store.close()
     queue.close()
+    return go_on
 
 
 def _watch(project: Project, worker: str, pipe: int) -> None:
@@ -97,9 +109,10 @@ def main(arguments: list[str] | None = None) -> None:
     queue.register(options.worker, options.run, host_name(), os.getpid(), process_start(os.getpid()))
     watcher = threading.Thread(target=_watch, args=(project, options.worker, options.pipe), daemon=True)
     watcher.start()
-    work(project, options.run, options.worker)
+    with stop_signals():
+        go_on = work(project, options.run, options.worker)
     logging.shutdown()
-    os._exit(0)  # all is stored; taking down big libraries properly would only cost time
+    os._exit(0 if go_on else NO_TIME_STATUS)  # all is stored; taking down big libraries properly would only cost time
 
 
 if __name__ == "__main__":

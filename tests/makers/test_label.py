@@ -16,7 +16,9 @@ from atomfoundry.datasets import Dataset, frame_id, with_metadata
 from atomfoundry.documents import LabelSetDoc, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import EngineUnavailableError, UnsupportedElementError
-from atomfoundry.makers.label import MAX_ATTEMPTS, LabelBatchMaker, LabelMaker, deal_batches
+from atomfoundry.makers.label import LabelMaker, deal_batches
+from atomfoundry.makers.label_batch import LabelBatchMaker
+from atomfoundry.makers.label_frames import MAX_ATTEMPTS
 from atomfoundry.results import Project, use_project
 
 EMT_SETTINGS = {"calculator_class": "ase.calculators.emt.EMT"}
@@ -84,6 +86,8 @@ def structure_set(project: Project, structures: list[Atoms], tmp_path: Path) -> 
 
 
 def label(project: Project, structures: StructureSetDoc, **fields) -> LabelSetDoc:
+    # What is counted in this process must be computed in it.
+    fields.setdefault("isolate", "Counting" not in fields["engine_settings"]["calculator_class"])
     job = LabelMaker(engine="ase", **fields).make(structures)
     responses = run_locally(
         Flow([job]), store=project.job_store(), ensure_success=True, log=False, raise_immediately=True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response, job
 
+from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.documents import BenchmarkDoc
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import checkpoint_directory, current_labels, report_progress
@@ -185,6 +186,13 @@ def global_random():
     import numpy as np
 
     return [random.random(), float(np.random.random())]  # noqa: NPY002
+
+
+@job
+def needs_time(path):
+    if not Path(path).exists():
+        raise NoTimeLeftError("Not now.")
+    return 1
 
 
 @job
