@@ -12,11 +12,14 @@ from jobflow import CURRENT_JOB, Flow, Maker, Response
 from pydantic import Field
 
 from atomfoundry.datasets import Dataset
+from atomfoundry.deadline import NoTimeLeftError, must_stop
 from atomfoundry.documents import Artifact, FoundryDocument, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.label import LabelBatchDoc, collect_labels, deal_batches, label_frames, unsettled
+from atomfoundry.makers.label import collect_labels, deal_batches
+from atomfoundry.makers.label_frames import LabelBatchDoc, label_frames, unsettled
+from atomfoundry.makers.label_time import TimePlan, reason_to_stop
 from atomfoundry.results import current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:
@@ -59,7 +62,13 @@ def level_settings(engine_settings: dict[str, Any]) -> dict[str, dict[str, Any]]
     return {name: {**engine_settings, "preset": preset} for name, preset in PRESETS.items()}
 
 
-def label_twice(atoms: Atoms, settings: dict[str, dict[str, Any]], *, job_uuid: str | None) -> MatPesBatchDoc:
+def label_twice(
+    atoms: Atoms,
+    settings: dict[str, dict[str, Any]],
+    *,
+    job_uuid: str | None,
+    plans: dict[str, TimePlan] | None = None,
+) -> MatPesBatchDoc:
     """Label one frame at both levels; each label, good or failed, is stored as soon as it is there.
 
     r2SCAN starts from the wave functions of PBE where PBE was computed just now, and from scratch where its label was
@@ -73,17 +82,20 @@ def label_twice(atoms: Atoms, settings: dict[str, dict[str, Any]], *, job_uuid: 
         See ``level_settings``.
     job_uuid
         The job that labels.
+    plans
+        By level: which label may still be begun.
 
     Returns
     -------
     MatPesBatchDoc
         Counts of this frame.
     """
+    limits = plans or {}
     batch = MatPesBatchDoc()
     with tempfile.TemporaryDirectory(prefix="atomfoundry-") as name:
         first, second = (Path(name) / level for level in PRESETS)
-        plans = (("pbe", first, {"keep_wavecar": True}), ("r2scan", second, {"restart_from": str(first)}))
-        for level, folder, start in plans:
+        steps = (("pbe", first, {"keep_wavecar": True}), ("r2scan", second, {"restart_from": str(first)}))
+        for level, folder, start in steps:
 
             def compute(frame: Atoms, level=level, folder=folder, start=start) -> dict[str, Any]:
                 extra = {} if level == "r2scan" and not (first / "WAVECAR").is_file() else start
@@ -92,7 +104,15 @@ def label_twice(atoms: Atoms, settings: dict[str, dict[str, Any]], *, job_uuid: 
                 return {"energy": result.energy, "forces": result.forces.tolist(), "stress": stress}
 
             level_id = get_engine("vasp", **settings[level]).level.id
-            done = label_frames([atoms], compute, current_labels(), engine="vasp", level_id=level_id, job_uuid=job_uuid)
+            done = label_frames(
+                [atoms],
+                compute,
+                current_labels(),
+                engine="vasp",
+                level_id=level_id,
+                job_uuid=job_uuid,
+                plan=limits.get(level),
+            )
             setattr(batch, level, done)
     return batch
 
@@ -102,7 +122,10 @@ def _add(total: LabelBatchDoc, part: LabelBatchDoc) -> None:
     total.n_reused += part.n_reused
     total.n_failed += part.n_failed
     total.compute_time_s += part.compute_time_s
+    total.n_left += part.n_left
     total.failed.extend(part.failed)
+    for reason, n in part.reasons.items():
+        total.reasons[reason] = total.reasons.get(reason, 0) + n
 
 
 @dataclass
@@ -121,8 +144,10 @@ class MatPesBatchMaker(Maker):
     engine_settings: dict[str, Any] = field(default_factory=dict)
 
     @foundry_job(output_schema=MatPesBatchDoc)
-    def make(self, structures: Artifact, indices: Sequence[int]) -> MatPesBatchDoc:
-        """Label frames of a structure set.
+    def make(
+        self, structures: Artifact, indices: Sequence[int], tried: dict[str, dict[str, float]] | None = None
+    ) -> MatPesBatchDoc | Response:
+        """Label frames of a structure set; where the time of this job ends, the next one goes on.
 
         Parameters
         ----------
@@ -130,31 +155,45 @@ class MatPesBatchMaker(Maker):
             A dataset folder.
         indices
             Which of its frames.
+        tried
+            Level -> frame id -> seconds that a frame had in vain before the end of an earlier job.
 
         Returns
         -------
-        MatPesBatchDoc
-            Counts; the labels are in the table of labels.
+        MatPesBatchDoc or Response
+            Counts; the labels are in the table of labels. Where frames are left, this job is replaced by one that
+            goes on.
 
         Raises
         ------
         InputError
             If VASP or its POTCARs are not installed.
+        NoTimeLeftError
+            If this job ends before anything could be begun.
         """
         settings = level_settings(self.engine_settings)
         frames = list(Dataset.open(current_artifacts().fetch(structures)).frames(list(indices)))
         for level in PRESETS:
             engine = get_engine("vasp", **settings[level])
             if unsettled(frames, current_labels(), engine.level.id):
+                if must_stop():
+                    raise NoTimeLeftError(
+                        f"No label of '{self.name}' was begun, because {reason_to_stop()}.",
+                        remedy="Run the flow again: what has been computed is kept.",
+                    )
                 engine.check_available()
+        plans = {level: TimePlan((tried or {}).get(level)) for level in PRESETS}
         uuid = CURRENT_JOB.job.uuid if CURRENT_JOB.job is not None else None
         total = MatPesBatchDoc()
         for number, atoms in enumerate(frames, start=1):
-            part = label_twice(atoms, settings, job_uuid=uuid)
+            part = label_twice(atoms, settings, job_uuid=uuid, plans=plans)
             report_progress(f"labelled {number}/{len(frames)} twice", number / len(frames))
             _add(total.pbe, part.pbe)
             _add(total.r2scan, part.r2scan)
-        return total
+        if not (total.pbe.n_left or total.r2scan.n_left):
+            return total
+        again = self.make(structures, list(indices), tried={level: plan.tried for level, plan in plans.items()})
+        return Response(output=total, replace=again)
 
 
 @dataclass

@@ -24,6 +24,7 @@ def summarise(project: Path, result: RunResult) -> dict[str, Any]:
         "reused": result.reused,
         "failed": result.failed,
         "blocked": result.blocked,
+        "left": result.left,
         "wall_time_s": result.wall_time_s,
         "failures": [{"name": f.name, "message": f.message, "folder": str(f.folder)} for f in result.failures],
         "labels": {
@@ -53,6 +54,13 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(
             f"[bold green]Done[/]: {summary['completed']} jobs in {summary['wall_time_s']:.0f} s{reused}.",
             highlight=False,
+        )
+    elif summary["left"] and not summary["failed"]:
+        console.print(
+            f"[bold]Stopped in time[/]: {summary['left']} jobs are left, {summary['completed'] + summary['reused']} "
+            "done. The same command goes on with them.",
+            highlight=False,
+            soft_wrap=True,
         )
     else:
         console.print(
