@@ -172,11 +172,12 @@ class EspressoEngine(Engine):
         self.hubbard_u = named_shells(self.hubbard_u or {}) or None
         self.elements = sorted(set(self.elements)) if self.elements is not None else None
         if self.kpoints is not None:
-            self.kpoints = tuple(self.kpoints)
-            if len(self.kpoints) != 3 or any(not isinstance(n, int) or n < 1 for n in self.kpoints):
+            grid = tuple(self.kpoints)
+            if len(grid) != 3 or any(not isinstance(n, int) or n < 1 for n in grid):
                 raise ConfigurationError(
-                    f"espresso: kpoints is {self.kpoints}.", remedy="Give three numbers of points, each 1 or more."
+                    f"espresso: kpoints is {grid}.", remedy="Give three numbers of points, each 1 or more."
                 )
+            self.kpoints = grid
 
     def _take_protocol(self) -> None:
         chosen = find_protocol(self.protocol) if self.protocol is not None else None
@@ -206,7 +207,7 @@ class EspressoEngine(Engine):
         if not self.elements or self.protocol is None:
             raise ConfigurationError(
                 f"espresso: the cutoff of protocol '{self.protocol}' depends on the elements.",
-                remedy="Name all elements of the data in 'elements', or set ecutwfc: one energy surface has one cutoff.",
+                remedy="Name all elements of the data in 'elements', or set ecutwfc: a surface has one cutoff.",
             )
         return suggested_cutoff(self.elements, factor=find_protocol(self.protocol).cutoff_factor)
 

@@ -1,7 +1,7 @@
 """Start pw.x so that it dies with its parent. Run as a script, in an interpreter of its own.
 
-    python -I launcher.py --parent PID --library LIBQEPY_PW -in INPUT
-    python -I launcher.py --parent PID --command PW_X [ARGUMENT...] -in INPUT
+    python -I -S launcher.py --parent PID --library LIBQEPY_PW -in INPUT
+    python -I -S launcher.py --parent PID --command PW_X [ARGUMENT...] -in INPUT
 
 With ``--library`` this process becomes pw.x: the input is opened as standard input and the library's main
 routine is called; the qepy package itself is never imported. With ``--command`` it stays beside the command, for

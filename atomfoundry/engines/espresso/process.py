@@ -23,7 +23,7 @@ def launch_words(program: PwProgram) -> list[str]:
     program
         Which pw.x.
     """
-    words = [sys.executable, "-I", str(_LAUNCHER), "--parent", str(os.getpid()), f"--{program.kind}"]
+    words = [sys.executable, "-I", "-S", str(_LAUNCHER), "--parent", str(os.getpid()), f"--{program.kind}"]
     return [*words, *program.target]
 
 

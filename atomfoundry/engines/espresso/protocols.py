@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atomfoundry.errors import ConfigurationError
@@ -80,7 +81,7 @@ def smearing_name(kind: str) -> str:
     return one_of(_ALIASES.get(lower, lower), SMEARINGS, setting="smearing_kind")
 
 
-def one_of(value: str, known: dict[str, object] | dict[str, str] | dict[str, Protocol], *, setting: str) -> str:
+def one_of(value: str, known: Mapping[str, object], *, setting: str) -> str:
     """Return a value that is one of those known.
 
     Raises

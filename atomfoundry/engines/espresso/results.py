@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 from atomfoundry.engines.base import SinglePoint
 from atomfoundry.errors import LabelError
 from atomfoundry.units import RYDBERG
+
+_BAND_SIGNS = ("End of self-consistent calculation", "End of band structure calculation")
+"""Where ASE begins to read bands; it fails at the occupations that pw.x 7 prints there with U, and labels need none."""
 
 
 def read_results(output: Path, *, stress: bool, lone_atom: bool = False) -> SinglePoint:
@@ -33,10 +37,13 @@ def read_results(output: Path, *, stress: bool, lone_atom: bool = False) -> Sing
     LabelError
         With reason ``"no_forces"`` if one of them is not there, ``"crashed"`` if the output cannot be read.
     """
-    from ase.io import read
+    from ase.io.espresso import read_espresso_out
 
+    text = output.read_text(errors="replace")
+    for sign in _BAND_SIGNS:
+        text = text.replace(sign, "")
     try:
-        found = read(output, format="espresso-out").calc.results
+        found = list(read_espresso_out(io.StringIO(text)))[-1].calc.results
         energy, forces = found["free_energy"], found["forces"]
         tensor = found["stress"] if stress else None
     except KeyError as error:
@@ -47,7 +54,7 @@ def read_results(output: Path, *, stress: bool, lone_atom: bool = False) -> Sing
         # ASE raises whatever its parser trips over.
         raise LabelError(f"{output.name} of pw.x cannot be read: {error}", reason="crashed") from error
     if lone_atom:
-        energy -= _entropy_term(output.read_text(errors="replace"))
+        energy -= _entropy_term(text)
     return SinglePoint(energy, forces, tensor)
 
 

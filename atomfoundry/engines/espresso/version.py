@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import tempfile
 from functools import lru_cache
+from pathlib import Path
 
 from atomfoundry.engines.espresso.install import VERSION, PwProgram
 from atomfoundry.engines.espresso.process import run_program
@@ -38,16 +40,12 @@ def pw_version(program: PwProgram) -> tuple[int, int]:
     if program.kind == "library":
         major, minor = VERSION.split(".")[:2]
         return int(major), int(minor)
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory(prefix="atomfoundry-") as name:
         folder = Path(name)
         # An empty input: pw.x prints its banner, then complains.
         (folder / "empty.in").touch()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             run_program(program, folder, input_name="empty.in", output_name="out", error_name="err", limit=_TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            pass
         found = _BANNER.search((folder / "out").read_text(errors="replace"))
         if found is None:
             error = (folder / "err").read_text(errors="replace").strip().splitlines()
