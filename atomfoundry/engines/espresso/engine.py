@@ -328,7 +328,9 @@ class EspressoEngine(Engine):
             )
         end_time = time.time() + limit
         results = []
-        for order in self.magnetic_orders:
+        # Moments of the structure's own are one arrangement, whatever the orders.
+        own = atoms.get_initial_magnetic_moments().any()
+        for order in self.magnetic_orders[:1] if own else self.magnetic_orders:
             folder = directory if order == self.magnetic_orders[0] else directory / order
             folder.mkdir(exist_ok=True)
             results.append(self._compute(atoms, folder, order=order, end_time=end_time))
