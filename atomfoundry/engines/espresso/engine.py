@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -14,29 +13,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from atomfoundry.deadline import seconds_left
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines.base import Engine, SinglePoint
-from atomfoundry.engines.espresso.cutoffs import dual, functional, needed_cutoff, suggested_cutoff
-from atomfoundry.engines.espresso.files import HANDMADE_INPUT, HANDMADE_PSEUDOPOTENTIALS, INPUT, OUTPUT
-from atomfoundry.engines.espresso.hubbard import PROJECTORS, named_shells
-from atomfoundry.engines.espresso.inputs import D3_VERSIONS, PwSetup, pw_setup, write_input
+from atomfoundry.engines.espresso.checks import DEFAULT_KPOINT_SPACING, check_settings, take_protocol
+from atomfoundry.engines.espresso.cutoffs import dual, needed_cutoff, suggested_cutoff
+from atomfoundry.engines.espresso.files import HANDMADE_INPUT, HANDMADE_PSEUDOPOTENTIALS
+from atomfoundry.engines.espresso.inputs import pw_setup, write_input
 from atomfoundry.engines.espresso.install import find_pw
-from atomfoundry.engines.espresso.magnetism import ORDERS, SPINS
-from atomfoundry.engines.espresso.protocols import find_protocol, one_of, smearing_name
+from atomfoundry.engines.espresso.level import level_of
+from atomfoundry.engines.espresso.protocols import find_protocol
 from atomfoundry.engines.espresso.pseudopotentials import (
-    family_name,
     own_upf_files,
     supported_elements,
     upf_files,
 )
 from atomfoundry.errors import ConfigurationError, EngineUnavailableError, LabelError
-from atomfoundry.units import RYDBERG
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-DEFAULT_CUTOFF = 30 * RYDBERG
-DEFAULT_KPOINT_SPACING = 0.4
-DEFAULT_SMEARING = 0.05
-DEFAULT_SCF_TOLERANCE = 1e-7
 
 
 @dataclass(kw_only=True)
@@ -149,49 +141,8 @@ class EspressoEngine(Engine):
     input_data: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self._take_protocol()
-        for key in ("ecutwfc", "ecutrho", "kpoint_spacing", "smearing", "vacuum", "scf_tolerance", "timeout"):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"espresso: {key} is {value}.", remedy="It must be positive.")
-        if self.program not in (None, "PATH", "pip"):
-            raise ConfigurationError(f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'.")
-        self.smearing_kind = smearing_name(self.smearing_kind)
-        one_of(self.spin, SPINS, setting="spin")
-        one_of(self.hubbard_projectors, PROJECTORS, setting="hubbard_projectors")
-        if self.dispersion is not None:
-            one_of(self.dispersion, D3_VERSIONS, setting="dispersion")
-        self.magnetic_orders = tuple(one_of(order, ORDERS, setting="magnetic_orders") for order in self.magnetic_orders)
-        if self.spin != "collinear" and (self.magnetic_moments or self.magnetic_orders != ("ferromagnetic",)):
-            raise ConfigurationError(
-                f"espresso: magnetic moments or orders with spin '{self.spin}' have no effect.",
-                remedy="Set spin to 'collinear'.",
-            )
-        if not self.magnetic_orders:
-            raise ConfigurationError("espresso: magnetic_orders is empty.", remedy="Name one or more.")
-        self.hubbard_u = named_shells(self.hubbard_u or {}) or None
-        self.elements = sorted(set(self.elements)) if self.elements is not None else None
-        if self.kpoints is not None:
-            grid = tuple(self.kpoints)
-            if len(grid) != 3 or any(not isinstance(n, int) or n < 1 for n in grid):
-                raise ConfigurationError(
-                    f"espresso: kpoints is {grid}.", remedy="Give three numbers of points, each 1 or more."
-                )
-            self.kpoints = grid
-
-    def _take_protocol(self) -> None:
-        chosen = find_protocol(self.protocol) if self.protocol is not None else None
-        defaults = {
-            "kpoint_spacing": chosen.kpoint_spacing if chosen else DEFAULT_KPOINT_SPACING,
-            "smearing_kind": chosen.smearing_kind if chosen else "gaussian",
-            "smearing": chosen.smearing if chosen else DEFAULT_SMEARING,
-            "scf_tolerance": chosen.scf_tolerance if chosen else DEFAULT_SCF_TOLERANCE,
-        }
-        if chosen is None:
-            defaults["ecutwfc"] = DEFAULT_CUTOFF
-        for key, value in defaults.items():
-            if getattr(self, key) is None:
-                setattr(self, key, value)
+        take_protocol(self)
+        check_settings(self)
 
     @property
     def cutoff(self) -> float:
@@ -219,36 +170,7 @@ class EspressoEngine(Engine):
     @property
     def level(self) -> LevelOfTheory:
         """Functional of the pseudopotentials at these cutoffs, k-points, smearing, spin, U and dispersion."""
-        return LevelOfTheory(
-            code="espresso",
-            method=functional(self.elements),
-            cutoff=self.cutoff,
-            density_cutoff=self.density_cutoff,
-            pseudopotentials=family_name(),
-            kpoint_spacing=self.kpoint_spacing if self.kpoints is None else None,
-            smearing=f"{self.smearing_kind} {self.smearing:g}",
-            spin=self.spin,
-            dispersion=self.dispersion,
-            hubbard_u=self.hubbard_u,
-            extra=self._extra(),
-        )
-
-    def _extra(self) -> dict[str, str | float | bool]:
-        extra: dict[str, str | float | bool] = {}
-        if self.input_data:
-            extra["input_data"] = json.dumps(self.input_data, sort_keys=True)
-        extra |= {"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift, "open_shell_atoms": "spherical"}
-        if self.kpoints is not None:
-            extra["kpoints"] = " ".join(map(str, self.kpoints))
-        if self.magnetic_moments:
-            extra["magnetic_moments"] = json.dumps(self.magnetic_moments, sort_keys=True)
-        if self.magnetic_orders != ("ferromagnetic",):
-            extra["magnetic_orders"] = " ".join(sorted(self.magnetic_orders))
-        if self.hubbard_u:
-            extra["hubbard_projectors"] = self.hubbard_projectors
-        if self.dispersion:
-            extra["dispersion_three_body"] = False
-        return extra
+        return level_of(self)
 
     def supported_elements(self) -> set[str]:
         """Return the elements with a pseudopotential."""
@@ -319,6 +241,8 @@ class EspressoEngine(Engine):
         LabelError
             With reason ``"unconverged"``, ``"timeout"``, ``"out_of_memory"``, ``"crashed"`` or ``"unsupported"``.
         """
+        from atomfoundry.engines.espresso.calculation import compute
+
         _refuse_charge(atoms)
         left = seconds_left()
         limit = self.timeout if left is None else min(self.timeout, left)
@@ -333,80 +257,8 @@ class EspressoEngine(Engine):
         for order in self.magnetic_orders[:1] if own else self.magnetic_orders:
             folder = directory if order == self.magnetic_orders[0] else directory / order
             folder.mkdir(exist_ok=True)
-            results.append(self._compute(atoms, folder, order=order, end_time=end_time))
+            results.append(compute(self, atoms, folder, order=order, end_time=end_time))
         return min(results, key=lambda result: result.energy)
-
-    def _compute(self, atoms: Atoms, directory: Path, *, order: str, end_time: float) -> SinglePoint:
-        from atomfoundry.engines.espresso.density import keep_density, mark, own_key
-        from atomfoundry.engines.espresso.job import clean_scratch
-        from atomfoundry.engines.espresso.recovery import run_recovering
-        from atomfoundry.engines.espresso.results import read_results
-
-        setup = self._setup(atoms, order=order)
-        key = f"{own_key(atoms, self.level.id)}-{order}"
-        if self._start_density(atoms, directory, setup, key):
-            setup.namelists["electrons"].setdefault("startingpot", "file")
-        write_input(setup, directory / INPUT)
-        periodic = bool(atoms.pbc.all())
-        lone = len(atoms) == 1 and not atoms.pbc.any()
-        try:
-            run_recovering(
-                directory,
-                find_pw(self.program),
-                formula=atoms.get_chemical_formula(),
-                end_time=end_time,
-                may_add_bands=bool(atoms.pbc.any()),
-                max_corrections=self.max_corrections,
-            )
-            result = read_results(directory / OUTPUT, stress=periodic, lone_atom=lone)
-        except LabelError as error:
-            if error.reason == "timeout":
-                # What the cycle has reached so far is where a next attempt begins.
-                mark(directory, key)
-                clean_scratch(directory, density=False)
-                if self.density_dir:
-                    keep_density(directory, Path(self.density_dir), key)
-            elif not self.keep_files:
-                clean_scratch(directory)
-            raise
-        except BaseException:
-            clean_scratch(directory)
-            raise
-        if self.density_dir:
-            self._keep_density(atoms, directory, setup, key)
-        if not self.keep_files:
-            clean_scratch(directory)
-        return result
-
-    def _setup(self, atoms: Atoms, *, order: str) -> PwSetup:
-        from atomfoundry.engines.espresso.version import pw_version
-
-        version = pw_version(find_pw(self.program)) if self.hubbard_u else None
-        return pw_setup(self, atoms, version=version, order=order)
-
-    def _start_density(self, atoms: Atoms, directory: Path, setup: PwSetup, key: str) -> bool:
-        """Put a density to start from into the scratch folder, if there is one."""
-        from atomfoundry.engines.espresso.density import family_key, fetch_density, left_over
-        from atomfoundry.engines.espresso.job import clean_scratch
-
-        if left_over(directory, key):
-            return True
-        clean_scratch(directory)
-        if self.density_dir is None:
-            return False
-        store = Path(self.density_dir)
-        if fetch_density(store, key, directory):
-            return True
-        unique = not setup.polarised and not self.hubbard_u
-        return unique and fetch_density(store, family_key(atoms, self.level.id), directory)
-
-    def _keep_density(self, atoms: Atoms, directory: Path, setup: PwSetup, key: str) -> None:
-        from atomfoundry.engines.espresso.density import family_key, keep_density
-
-        store = Path(str(self.density_dir))
-        shutil.rmtree(store / key, ignore_errors=True)
-        if not setup.polarised and not self.hubbard_u:
-            keep_density(directory, store, family_key(atoms, self.level.id))
 
     def write_inputs(self, atoms: Atoms, directory: Path) -> list[Path]:
         """Write ``pw.in`` and its pseudopotentials, to be run by ``pw.x -in pw.in`` in that folder.
@@ -426,6 +278,8 @@ class EspressoEngine(Engine):
         list of Path
             The input (one for each of ``magnetic_orders``) and the pseudopotentials.
         """
+        from atomfoundry.engines.espresso.calculation import versioned_setup
+
         self.check_elements(atoms.get_chemical_symbols())
         _refuse_charge(atoms)
         directory = Path(directory)
@@ -433,7 +287,7 @@ class EspressoEngine(Engine):
         written = []
         for order in self.magnetic_orders:
             try:
-                setup = self._setup(atoms, order=order)
+                setup = versioned_setup(self, atoms, order=order)
             except EngineUnavailableError:
                 setup = pw_setup(self, atoms, order=order)
             first = order == self.magnetic_orders[0]

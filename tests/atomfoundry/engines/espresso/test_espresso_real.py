@@ -131,9 +131,28 @@ def test_a_killed_run_is_repeated(cold, tmp_path):
     assert result.forces == pytest.approx(cold.forces, abs=2e-3)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs ulimit")
+def test_too_little_memory_is_told(fresh_settings, tmp_path):
+    program = in_path()
+    reasons = []
+    for limit in range(96_000, 150_000, 6_000):  # how much starting MPI takes differs between machines
+        fresh_settings.setenv(
+            "ATOMFOUNDRY_ESPRESSO_COMMAND", f"bash -c 'ulimit -v {limit}; exec {program} \"$@\"' pw.x"
+        )
+        settings.cache_clear()
+        try:
+            get_engine("espresso", **QUICK | {"ecutwfc": 60 * RYDBERG}).single_point(rattled_silicon(), tmp_path)
+        except LabelError as error:
+            reasons.append(error.reason)
+            if error.reason == "out_of_memory":
+                assert "Tried: memory -> electrons.diago_david_ndim = 2" in str(error)
+                return
+    pytest.skip(f"no limit at which pw.x starts but cannot go on: {reasons}")
+
+
 def test_a_run_out_of_time_is_continued(tmp_path):
     atoms = rattled_silicon()
-    heavy = QUICK | {"kpoints": [4, 4, 4]}
+    heavy = QUICK | {"kpoints": [3, 3, 3]}
     for timeout in (1.0, 2.0, 4.0, 8.0, 16.0):
         try:
             get_engine("espresso", **heavy, timeout=timeout).single_point(atoms, tmp_path)
