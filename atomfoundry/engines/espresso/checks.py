@@ -76,7 +76,7 @@ def check_settings(engine: EspressoEngine) -> None:
     engine.hubbard_u = named_shells(engine.hubbard_u or {}) or None
     engine.elements = sorted(set(engine.elements)) if engine.elements is not None else None
     if engine.kpoints is not None:
-        grid = tuple(engine.kpoints)
+        grid = list(engine.kpoints)
         if len(grid) != 3 or any(not isinstance(n, int) or n < 1 for n in grid):
             raise ConfigurationError(
                 f"espresso: kpoints is {grid}.", remedy="Give three numbers of points, each 1 or more."
@@ -86,11 +86,11 @@ def check_settings(engine: EspressoEngine) -> None:
 
 def _check_spin(engine: EspressoEngine) -> None:
     one_of(engine.spin, SPINS, setting="spin")
-    orders = tuple(one_of(order, ORDERS, setting="magnetic_orders") for order in engine.magnetic_orders)
+    orders = [one_of(order, ORDERS, setting="magnetic_orders") for order in engine.magnetic_orders]
     engine.magnetic_orders = orders
     if not orders:
         raise ConfigurationError("espresso: magnetic_orders is empty.", remedy="Name one or more.")
-    if engine.spin != "collinear" and (engine.magnetic_moments or orders != ("ferromagnetic",)):
+    if engine.spin != "collinear" and (engine.magnetic_moments or orders != ["ferromagnetic"]):
         raise ConfigurationError(
             f"espresso: magnetic moments or orders with spin '{engine.spin}' have no effect.",
             remedy="Set spin to 'collinear'.",

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -118,13 +118,13 @@ class EspressoEngine(Engine):
     ecutrho: float | None = None
     allow_low_cutoff: bool = False
     kpoint_spacing: float = None  # type: ignore[assignment]
-    kpoints: tuple[int, int, int] | None = None
+    kpoints: list[int] | None = None
     kpoint_shift: bool = False
     smearing_kind: str = None  # type: ignore[assignment]
     smearing: float = None  # type: ignore[assignment]
     spin: str = "auto"
     magnetic_moments: dict[str, float] | None = None
-    magnetic_orders: tuple[str, ...] = ("ferromagnetic",)
+    magnetic_orders: list[str] = field(default_factory=lambda: ["ferromagnetic"])
     hubbard_u: dict[str, float] | None = None
     hubbard_projectors: str = "ortho-atomic"
     dispersion: str | None = None

@@ -46,7 +46,7 @@ def _extra(engine: EspressoEngine) -> dict[str, str | float | bool]:
         extra["kpoints"] = " ".join(map(str, engine.kpoints))
     if engine.magnetic_moments:
         extra["magnetic_moments"] = json.dumps(engine.magnetic_moments, sort_keys=True)
-    if engine.magnetic_orders != ("ferromagnetic",):
+    if engine.magnetic_orders != ["ferromagnetic"]:
         extra["magnetic_orders"] = " ".join(sorted(engine.magnetic_orders))
     if engine.hubbard_u:
         extra["hubbard_projectors"] = engine.hubbard_projectors

@@ -11,7 +11,7 @@ from atomfoundry.engines.espresso.hubbard import default_shell, hubbard_input, n
 from atomfoundry.engines.espresso.inputs import pw_setup, species_labels
 from atomfoundry.engines.espresso.magnetism import SEED_MOMENT, default_moment, spin_fractions, starting_moments
 from atomfoundry.engines.espresso.protocols import PROTOCOLS
-from atomfoundry.engines.espresso.pseudopotentials import MINIMUM_CUTOFFS
+from atomfoundry.engines.espresso.pseudopotentials import MINIMUM_CUTOFFS, own_upf_files
 from atomfoundry.engines.espresso.upf_header import UpfHeader, read_header
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.units import RYDBERG
@@ -147,6 +147,14 @@ def test_cutoffs_come_from_the_files(own_upf):
         get_engine("espresso", ecutwfc=30 * RYDBERG).check_elements(["Si", "O"])
     get_engine("espresso", ecutwfc=30 * RYDBERG, allow_low_cutoff=True).check_elements(["Si", "O"])
     assert get_engine("espresso").settings_for(["Si", "O"])["ecutwfc"] == pytest.approx(40 * RYDBERG)
+
+
+def test_names_of_files(own_upf):
+    first = own_upf("Ag_ONCV_PBE-1.0.oncvpsp", wfc_cutoff=40.0)
+    own_upf("Si-old", z_valence=3.0)
+    dotted = own_upf("Si")
+    found = own_upf_files()
+    assert found is not None and (found["Ag"], found["Si"]) == (first, dotted)
 
 
 def test_files_that_do_not_tell(own_upf):
