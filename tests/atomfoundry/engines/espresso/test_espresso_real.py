@@ -173,18 +173,19 @@ def test_a_run_out_of_time_is_continued(tmp_path):
 
 def test_a_family_starts_from_its_parents_density(tmp_path):
     parent = bulk("Si", a=5.43)
-    warm = get_engine("espresso", **QUICK, density_dir=str(tmp_path / "densities"))
+    # forces and stress are of first order in what the cycle leaves open
+    tight = QUICK | {"scf_tolerance": 1e-9}
+    warm = get_engine("espresso", **tight, density_dir=str(tmp_path / "densities"))
     warm.single_point(parent)
-    for scale in (0.97, 1.08):
-        atoms = parent.copy()
-        atoms.set_cell(parent.cell * scale, scale_atoms=True)
-        atoms.positions[1, 0] += 0.05
-        started = warm.single_point(atoms, tmp_path / "run")
-        assert "startingpot" in (tmp_path / "run" / "espresso.pwi").read_text()
-        from_atoms = get_engine("espresso", **QUICK).single_point(atoms)
-        assert started.energy == pytest.approx(from_atoms.energy, abs=1e-6)
-        assert started.forces == pytest.approx(from_atoms.forces, abs=2e-3)
-        assert started.stress == pytest.approx(from_atoms.stress, abs=1e-5)
+    atoms = parent.copy()
+    atoms.set_cell(parent.cell * 1.08, scale_atoms=True)
+    atoms.positions[1, 0] += 0.05
+    started = warm.single_point(atoms, tmp_path / "run")
+    assert "startingpot" in (tmp_path / "run" / "espresso.pwi").read_text()
+    from_atoms = get_engine("espresso", **tight).single_point(atoms)
+    assert started.energy == pytest.approx(from_atoms.energy, abs=1e-6)
+    assert started.forces == pytest.approx(from_atoms.forces, abs=2e-3)
+    assert started.stress == pytest.approx(from_atoms.stress, abs=1e-5)
 
 
 def test_inputs_run_by_hand_give_the_engines_labels(cold, tmp_path):
