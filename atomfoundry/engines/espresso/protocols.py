@@ -40,8 +40,8 @@ PROTOCOLS = {
     "balanced": Protocol(0.15, 1.2, "cold", 0.02 * RYDBERG, 0.2e-9 * RYDBERG),
     "stringent": Protocol(0.10, 1.5, "cold", 0.0125 * RYDBERG, 0.1e-9 * RYDBERG),
 }
-"""k-points, smearing and tolerance as in the protocols of aiida-quantumespresso, which were tested for metals,
-insulators and magnets (G. de Miranda Nascimento et al., arXiv:2504.03962); the cutoffs follow the pseudopotentials."""
+"""k-points, smearing and tolerance are those of aiida-quantumespresso's protocols (there "fast", "moderate" and
+"precise" at first); the factors on what the pseudopotentials ask for are ours."""
 
 SMEARINGS = {"gaussian": "gaussian", "cold": "cold", "methfessel-paxton": "mp", "fermi-dirac": "fd"}
 """Our names and those of pw.x."""
