@@ -1,30 +1,31 @@
-"""Quantum ESPRESSO's pw.x as an engine: PBE, norm-conserving pseudopotentials, through ASE's calculator."""
+"""Quantum ESPRESSO's pw.x as an engine: inputs from a protocol, runs under custodian, results by ASE."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import shutil
-import subprocess
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from atomfoundry.deadline import seconds_left
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines.base import Engine, SinglePoint
-from atomfoundry.engines.espresso.cell import boxed, kpoint_grid
+from atomfoundry.engines.espresso.checks import DEFAULT_KPOINT_SPACING, check_settings, take_protocol
+from atomfoundry.engines.espresso.cutoffs import dual, needed_cutoff, suggested_cutoff
+from atomfoundry.engines.espresso.files import HANDMADE_INPUT, HANDMADE_PSEUDOPOTENTIALS
+from atomfoundry.engines.espresso.inputs import pw_setup, write_input
 from atomfoundry.engines.espresso.install import find_pw
-from atomfoundry.engines.espresso.occupations import electron_settings
+from atomfoundry.engines.espresso.level import level_of
+from atomfoundry.engines.espresso.protocols import find_protocol
 from atomfoundry.engines.espresso.pseudopotentials import (
-    family_name,
-    minimum_cutoff,
+    own_upf_files,
     supported_elements,
     upf_files,
 )
-from atomfoundry.errors import ConfigurationError, LabelError
-from atomfoundry.units import RYDBERG
+from atomfoundry.errors import ConfigurationError, EngineUnavailableError, LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,39 +33,77 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EspressoEngine(Engine):
-    """Plane-wave PBE with Gaussian smearing; labels are free energies, which the forces are derivatives of.
+    """Plane-wave density functional theory; labels are free energies, which the forces are derivatives of.
 
     Molecules and atoms sit in a box with vacuum, at Gamma, without stress; isolated atoms are
-    spin-polarised in their ground state, so that their energies are those the atomization energies need.
+    spin-polarised in their ground state, so that their energies are those the atomization energies need. A run
+    that fails is repaired where that does not change the energy surface (see ``handlers``).
 
     Parameters
     ----------
+    protocol
+        ``"fast"``, ``"balanced"`` or ``"stringent"``: k-points, cutoff, smearing and tolerance, wherever they are
+        not given. Its cutoff follows the pseudopotentials of ``elements``.
+    elements
+        Elements of all structures that shall lie on one energy surface; a protocol's cutoff and the density
+        cutoff of ultrasoft and PAW pseudopotentials follow from them.
     ecutwfc
-        Cutoff of the wave functions, eV; the density has four times as much.
+        Cutoff of the wave functions, eV; 30 Ry without a protocol.
+    ecutrho
+        Cutoff of the density, eV; None: four times ``ecutwfc``, more for ultrasoft and PAW files, as they say.
+    allow_low_cutoff
+        Accept a cutoff below what the pseudopotentials ask for, for convergence studies.
     kpoint_spacing
-        Largest distance of neighbouring k-points, 1/A with the factor 2 pi.
+        Largest distance of neighbouring k-points, 1/A with the factor 2 pi; 0.4 without a protocol.
+    kpoints
+        One grid for all crystals, e.g. ``(4, 4, 4)``, instead of the spacing: strained cells of one parent then
+        keep theirs, where a spacing would make it jump.
     kpoint_shift
         Move the grid by half a step off Gamma along every direction with more than one point (Monkhorst and
         Pack): for cubic semiconductors as good as a Gamma-centred grid of several times as many points.
         Leave it off for hexagonal lattices, whose symmetry it breaks.
+    smearing_kind
+        ``"gaussian"`` (without a protocol), ``"cold"``, ``"methfessel-paxton"`` or ``"fermi-dirac"``, or pw.x's
+        short names.
     smearing
-        Gaussian width, eV.
+        Its width, eV; 0.05 without a protocol.
+    spin
+        ``"auto"``: isolated atoms, radicals and structures with ``info["spin_multiplicity"]`` are polarised;
+        ``"none"``: nothing is; ``"collinear"``: everything is, and finds its own magnetisation.
+    magnetic_moments
+        Bohr magnetons by element that a collinear cycle starts with; the others take the atom's for open d and f
+        shells, a tenth else. A structure's own initial moments come first.
+    magnetic_orders
+        Arrangements a collinear cycle starts from, ``"ferromagnetic"``, ``"antiferromagnetic"``,
+        ``"nonmagnetic"``; the lowest energy of them is the label.
+    hubbard_u
+        U in eV by element or shell, ``{"Fe": 4.0}`` or ``{"Fe-3d": 4.0}``.
+    hubbard_projectors
+        ``"ortho-atomic"`` or ``"atomic"``.
+    dispersion
+        ``"D3(BJ)"`` or ``"D3(0)"``, two-body terms.
     vacuum
         Empty space on each side where a structure is not periodic, A.
     empty_bands
         Empty bands of a crystal at which cost and safety balance; None: pw.x's own choice, at least four.
     scf_tolerance
-        Estimated energy error at which the cycle ends, eV/atom.
+        Estimated energy error at which the cycle ends, eV/atom; 1e-7 without a protocol.
     max_steps
-        Steps of one self-consistency cycle; a second one, with gentle mixing, has twice as many.
+        Steps of one self-consistency cycle; after a failed one, twice as many.
     mixing_beta
         Mixing factor of the first cycle; boxes with vacuum take at most 0.4.
+    max_corrections
+        Corrections of failed runs of one structure; 0: none.
     timeout
-        Seconds for one run of pw.x.
+        Seconds for one structure, all attempts together; the end of the batch job may come first.
+    density_dir
+        Folder of charge densities: a converged run leaves its own there, and structures of the same group and
+        composition start from it; so does a structure whose time ran out. Polarised and +U runs start from atoms,
+        as their ground state could depend on where they start.
     program
         ``"PATH"`` or ``"pip"`` takes that pw.x only; None takes the best there is.
     keep_files
-        Keep the wave functions' folder.
+        Keep pw.x's scratch folder.
     input_data
         Further input of pw.x, ``{"system": {"nbnd": 8}}``; part of the level of theory.
     """
@@ -73,45 +112,65 @@ class EspressoEngine(Engine):
     profile: ClassVar[str] = "dft"
     in_process: ClassVar[bool] = False
 
-    ecutwfc: float = 30 * RYDBERG
-    kpoint_spacing: float = 0.4
+    protocol: str | None = None
+    elements: list[str] | None = None
+    ecutwfc: float | None = None
+    ecutrho: float | None = None
+    allow_low_cutoff: bool = False
+    kpoint_spacing: float = None  # type: ignore[assignment]
+    kpoints: list[int] | None = None
     kpoint_shift: bool = False
-    smearing: float = 0.05
+    smearing_kind: str = None  # type: ignore[assignment]
+    smearing: float = None  # type: ignore[assignment]
+    spin: str = "auto"
+    magnetic_moments: dict[str, float] | None = None
+    magnetic_orders: list[str] = field(default_factory=lambda: ["ferromagnetic"])
+    hubbard_u: dict[str, float] | None = None
+    hubbard_projectors: str = "ortho-atomic"
+    dispersion: str | None = None
     vacuum: float = 5.0
     empty_bands: int | None = None
-    scf_tolerance: float = 1e-7
+    scf_tolerance: float = None  # type: ignore[assignment]
     max_steps: int = 100
     mixing_beta: float = 0.7
+    max_corrections: int = 6
     timeout: float = 3600.0
+    density_dir: str | None = None
     program: str | None = None
     keep_files: bool = False
     input_data: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for key in ("ecutwfc", "kpoint_spacing", "smearing", "vacuum", "scf_tolerance", "timeout"):
-            if not getattr(self, key) > 0:
-                raise ConfigurationError(f"espresso: {key} is {getattr(self, key)}.", remedy="It must be positive.")
-        if self.program not in (None, "PATH", "pip"):
-            raise ConfigurationError(f"espresso: program is '{self.program}'.", remedy="Take 'PATH' or 'pip'.")
+        take_protocol(self)
+        check_settings(self)
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff of the wave functions, eV.
+
+        Raises
+        ------
+        ConfigurationError
+            If neither ``ecutwfc`` nor ``elements`` tell it.
+        """
+        if self.ecutwfc is not None:
+            return self.ecutwfc
+        if not self.elements or self.protocol is None:
+            raise ConfigurationError(
+                f"espresso: the cutoff of protocol '{self.protocol}' depends on the elements.",
+                remedy="Name all elements of the data in 'elements', or set ecutwfc: a surface has one cutoff.",
+            )
+        return suggested_cutoff(self.elements, factor=find_protocol(self.protocol).cutoff_factor)
+
+    @property
+    def density_cutoff(self) -> float:
+        """Cutoff of the density, eV."""
+        return dual(self.elements) * self.cutoff if self.ecutrho is None else self.ecutrho
 
     @property
     def level(self) -> LevelOfTheory:
-        """PBE at this cutoff, k-point density and smearing."""
-        return LevelOfTheory(
-            code="espresso",
-            method="PBE",
-            cutoff=self.ecutwfc,
-            density_cutoff=4 * self.ecutwfc,
-            pseudopotentials=family_name(),
-            kpoint_spacing=self.kpoint_spacing,
-            smearing=f"gaussian {self.smearing:g}",
-            spin="auto",
-            extra=self._extra_input()
-            | {"vacuum": self.vacuum, "kpoint_shift": self.kpoint_shift, "open_shell_atoms": "spherical"},
-        )
-
-    def _extra_input(self) -> dict[str, str | float | bool]:
-        return {"input_data": json.dumps(self.input_data, sort_keys=True)} if self.input_data else {}
+        """Functional of the pseudopotentials at these cutoffs, k-points, smearing, spin, U and dispersion."""
+        return level_of(self)
 
     def supported_elements(self) -> set[str]:
         """Return the elements with a pseudopotential."""
@@ -125,11 +184,17 @@ class EspressoEngine(Engine):
         symbols
             Chemical symbols.
         """
-        return self.settings() | {
-            "ecutwfc": max(self.ecutwfc, minimum_cutoff(symbols)),
-            "kpoint_spacing": min(self.kpoint_spacing, type(self).kpoint_spacing),
-            "kpoint_shift": False,
-        }
+        elements = sorted(set(symbols))
+        if self.ecutwfc is None and self.protocol is not None:
+            cutoff = suggested_cutoff(elements, factor=find_protocol(self.protocol).cutoff_factor)
+        else:
+            cutoff = max(self.cutoff, needed_cutoff(elements))
+        changed: dict[str, Any] = {"ecutwfc": cutoff, "kpoints": None, "kpoint_shift": False}
+        if self.protocol is None:
+            changed["kpoint_spacing"] = min(self.kpoint_spacing, DEFAULT_KPOINT_SPACING)
+        if own_upf_files() is not None:
+            changed["elements"] = elements
+        return self.settings() | changed
 
     def check_elements(self, symbols: Iterable[str]) -> None:
         """Check that there are pseudopotentials, and that the cutoff is one they can bear.
@@ -139,14 +204,21 @@ class EspressoEngine(Engine):
         UnsupportedElementError
             Naming the elements without one.
         ConfigurationError
-            If the cutoff is too low for an element: such labels would be wrong without a sign of it.
+            If the cutoff is too low for an element: such labels would be wrong without a sign of it. Or if an
+            element is not among the engine's ``elements``.
         """
         elements = sorted(set(symbols))
         super().check_elements(elements)
-        needed = minimum_cutoff(elements)
-        if self.ecutwfc < needed - 1e-6:
+        foreign = sorted(set(elements) - set(self.elements)) if self.elements is not None else []
+        if foreign:
             raise ConfigurationError(
-                f"espresso: a cutoff of {self.ecutwfc:.6g} eV is too low for {' '.join(elements)}.",
+                f"espresso: {' '.join(foreign)} is not among the elements {' '.join(self.elements or [])}.",
+                remedy="Add it to 'elements': cutoffs, and so the energy surface, depend on them.",
+            )
+        needed = needed_cutoff(elements)
+        if self.cutoff < needed - 1e-6 and not self.allow_low_cutoff:
+            raise ConfigurationError(
+                f"espresso: a cutoff of {self.cutoff:.6g} eV is too low for {' '.join(elements)}.",
                 remedy=f"Set ecutwfc to {math.ceil(needed)} eV or more.",
             )
 
@@ -162,116 +234,76 @@ class EspressoEngine(Engine):
         upf_files([])
 
     def evaluate(self, atoms: Atoms, directory: Path) -> SinglePoint:
-        """Compute one structure; a cycle that does not converge is tried once more with gentle mixing.
+        """Compute one structure; runs that fail are repaired where that is possible.
 
         Raises
         ------
         LabelError
-            With reason ``"unconverged"``, ``"timeout"``, ``"crashed"`` or ``"unsupported"``.
+            With reason ``"unconverged"``, ``"timeout"``, ``"out_of_memory"``, ``"crashed"`` or ``"unsupported"``.
         """
-        if atoms.info.get("charge", 0):
+        from atomfoundry.engines.espresso.calculation import compute
+
+        _refuse_charge(atoms)
+        left = seconds_left()
+        limit = self.timeout if left is None else min(self.timeout, left)
+        if limit <= 0:
             raise LabelError(
-                f"{atoms.get_chemical_formula()}: charge {atoms.info['charge']} in a periodic box.",
-                reason="unsupported",
-                remedy="Compute charged molecules with engine 'pyscf'.",
+                f"{atoms.get_chemical_formula()}: no time is left.", reason="timeout", remedy="Continue in a next job."
             )
-        try:
-            return self._run(atoms, directory, beta=self.mixing_beta, steps=self.max_steps)
-        except LabelError as error:
-            if error.reason != "unconverged":
-                raise
-        return self._run(atoms, directory, beta=self.mixing_beta / 4, steps=2 * self.max_steps)
+        end_time = time.time() + limit
+        results = []
+        # Moments of the structure's own are one arrangement, whatever the orders.
+        own = atoms.get_initial_magnetic_moments().any()
+        for order in self.magnetic_orders[:1] if own else self.magnetic_orders:
+            folder = directory if order == self.magnetic_orders[0] else directory / order
+            folder.mkdir(exist_ok=True)
+            results.append(compute(self, atoms, folder, order=order, end_time=end_time))
+        return min(results, key=lambda result: result.energy)
 
-    def _run(self, atoms: Atoms, directory: Path, *, beta: float, steps: int) -> SinglePoint:
-        from ase.calculators.espresso import Espresso
+    def write_inputs(self, atoms: Atoms, directory: Path) -> list[Path]:
+        """Write ``pw.in`` and its pseudopotentials, to be run by ``pw.x -in pw.in`` in that folder.
 
-        from atomfoundry.engines.espresso.profile import LaunchedProfile
+        The results are those of the engine but for an isolated atom, whose energy the engine frees of the
+        smearing's entropy. Without a pw.x here, U is written as version 7.1 and later want it.
 
-        grid = kpoint_grid(atoms, spacing=self.kpoint_spacing)
-        files = upf_files(atoms.get_chemical_symbols())
-        system = electron_settings(atoms, files, smearing_ry=self.smearing / RYDBERG, empty_bands=self.empty_bands)
-        periodic = bool(atoms.pbc.all())
-        if not periodic and "nosym" not in system:
-            beta = min(beta, 0.4)
-        structure = boxed(atoms, vacuum=self.vacuum)
-        if "nspin" in system:
-            structure.set_initial_magnetic_moments([system["tot_magnetization"] / len(atoms)] * len(atoms))
-        structure.calc = Espresso(
-            profile=LaunchedProfile(find_pw(self.program), next(iter(files.values())).parent, timeout=self.timeout),
-            directory=directory,
-            pseudopotentials={element: path.name for element, path in files.items()},
-            # None makes pw.x use real wave functions at Gamma, half the cost of a complex (1, 1, 1).
-            kpts=grid if atoms.pbc.any() or "nosym" in system else None,
-            koffset=tuple(int(self.kpoint_shift and n > 1) for n in grid),
-            input_data=self._input_data(len(atoms), system, periodic=periodic, beta=beta, steps=steps),
+        Parameters
+        ----------
+        atoms
+            The structure; never changed.
+        directory
+            Existing folder for the files.
+
+        Returns
+        -------
+        list of Path
+            The input (one for each of ``magnetic_orders``) and the pseudopotentials.
+        """
+        from atomfoundry.engines.espresso.calculation import versioned_setup
+
+        self.check_elements(atoms.get_chemical_symbols())
+        _refuse_charge(atoms)
+        directory = Path(directory)
+        potentials = directory / HANDMADE_PSEUDOPOTENTIALS
+        written = []
+        for order in self.magnetic_orders:
+            try:
+                setup = versioned_setup(self, atoms, order=order)
+            except EngineUnavailableError:
+                setup = pw_setup(self, atoms, order=order)
+            first = order == self.magnetic_orders[0]
+            written.append(directory / (HANDMADE_INPUT if first else f"pw-{order}.in"))
+            write_input(setup, written[-1], pseudo_dir=f"./{HANDMADE_PSEUDOPOTENTIALS}")
+        potentials.mkdir(exist_ok=True)
+        for file in setup.files.values():
+            written.append(potentials / file.name)
+            shutil.copyfile(file, written[-1])
+        return written
+
+
+def _refuse_charge(atoms: Atoms) -> None:
+    if atoms.info.get("charge", 0):
+        raise LabelError(
+            f"{atoms.get_chemical_formula()}: charge {atoms.info['charge']} in a periodic box.",
+            reason="unsupported",
+            remedy="Compute charged molecules with engine 'pyscf'.",
         )
-        formula = atoms.get_chemical_formula()
-        try:
-            energy = structure.get_potential_energy(force_consistent=True)
-            forces = structure.get_forces()
-            stress = structure.get_stress() if periodic else None
-        except subprocess.TimeoutExpired as error:
-            raise LabelError(
-                f"{formula}: pw.x ran longer than {self.timeout:g} s.",
-                reason="timeout",
-                remedy="Raise 'timeout'.",
-            ) from error
-        except Exception as error:
-            # ASE raises whatever its parser trips over; what pw.x wrote tells why.
-            raise _failure(formula, directory / structure.calc.template.outputname) from error
-        finally:
-            if not self.keep_files:
-                shutil.rmtree(directory / "scratch", ignore_errors=True)
-        output = (directory / structure.calc.template.outputname).read_text(errors="replace")
-        if "convergence has been achieved" not in output or "JOB DONE" not in output:
-            raise _failure(formula, directory / structure.calc.template.outputname)
-        if len(atoms) == 1 and not atoms.pbc.any():
-            energy -= _entropy_term(output)
-        return SinglePoint(energy, forces, stress)
-
-    def _input_data(
-        self, n_atoms: int, system: dict[str, Any], *, periodic: bool, beta: float, steps: int
-    ) -> dict[str, Any]:
-        data: dict[str, dict[str, Any]] = {
-            "control": {
-                "calculation": "scf",
-                "tprnfor": True,
-                "tstress": periodic,
-                "outdir": "scratch",
-                "disk_io": "none",
-            },
-            "system": {"ecutwfc": self.ecutwfc / RYDBERG, **system},
-            "electrons": {
-                "conv_thr": self.scf_tolerance * n_atoms / RYDBERG,
-                "electron_maxstep": steps,
-                "mixing_beta": beta,
-            },
-        }
-        for section, values in (self.input_data or {}).items():
-            data.setdefault(section, {}).update(values)
-        return data
-
-
-def _entropy_term(output: str) -> float:
-    """Return -TS, eV: an atom's open shell is smeared for symmetry only, and it has no forces."""
-    found = re.findall(r"smearing contrib\. \(-TS\)\s*=\s*(\S+)\s*Ry", output)
-    return float(found[-1]) * RYDBERG if found else 0.0
-
-
-def _failure(formula: str, output: Path) -> LabelError:
-    text = output.read_text(errors="replace") if output.is_file() else ""
-    if "convergence NOT achieved" in text:
-        return LabelError(
-            f"{formula}: the self-consistency cycle of pw.x did not converge.",
-            reason="unconverged",
-            remedy="Raise 'max_steps' or lower 'mixing_beta'.",
-        )
-    lines = [line.strip() for line in text.splitlines()]
-    marks = [i for i, line in enumerate(lines) if line.startswith("Error in routine")]
-    if marks:
-        detail = " ".join(lines[marks[-1] : marks[-1] + 2])
-    else:
-        error_file = output.with_suffix(".err")
-        tail = error_file.read_text(errors="replace").strip().splitlines() if error_file.is_file() else []
-        detail = tail[-1] if tail else "it ended without a message"
-    return LabelError(f"{formula}: pw.x failed: {detail}.", reason="crashed", remedy="Look at the structure.")

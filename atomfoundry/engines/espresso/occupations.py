@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.engines.atoms import unpaired_electrons
+from atomfoundry.engines.espresso.upf_header import read_header
 from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,16 +89,21 @@ def valence_charge(upf: Path) -> int:
     InputError
         If the header does not tell.
     """
-    with upf.open(errors="replace") as stream:
-        head = stream.read(100_000)
-    found = re.search(r'z_valence\s*=\s*"\s*([-+0-9.EeDd]+)', head)
-    if found is None:
+    charge = read_header(upf).z_valence
+    if charge is None:
         raise InputError(f"{upf} has no z_valence in its header.", remedy="Use UPF 2 files.")
-    return round(float(found[1].upper().replace("D", "E")))
+    return round(charge)
 
 
 def electron_settings(
-    atoms: Atoms, upf_files: dict[str, Path], *, smearing_ry: float, empty_bands: int | None = None
+    atoms: Atoms,
+    upf_files: Mapping[str, Path],
+    *,
+    smearing_ry: float,
+    smearing: str = "gaussian",
+    empty_bands: int | None = None,
+    spin: str = "auto",
+    moments: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return spin, occupations and number of bands for the section ``system`` of pw.x.
 
@@ -112,37 +119,60 @@ def electron_settings(
     upf_files
         Element -> pseudopotential.
     smearing_ry
-        Gaussian width, Ry.
+        Width, Ry.
+    smearing
+        Kind, in pw.x's words.
     empty_bands
         Empty bands of a crystal; None leaves them to pw.x.
+    spin
+        ``"auto"`` as above; ``"none"``: nothing is polarised; ``"collinear"``: crystals and molecules are, their
+        magnetisation is free where ``info["spin_multiplicity"]`` does not fix it.
+    moments
+        Starting moments for ``"collinear"``, Bohr magnetons: bands enough for them are made.
 
     Returns
     -------
     dict
         Keys and values of ``system``.
     """
-    smeared: dict[str, Any] = {"occupations": "smearing", "smearing": "gaussian", "degauss": smearing_ry}
+    smeared: dict[str, Any] = {"occupations": "smearing", "smearing": smearing, "degauss": smearing_ry}
     symbols = atoms.get_chemical_symbols()
     n_electrons = sum(valence_charge(upf_files[symbol]) for symbol in symbols)
     multiplicity = atoms.info.get("spin_multiplicity")
     molecule = not atoms.pbc.any()
-    if multiplicity is not None:
-        unpaired = int(multiplicity) - 1
-    elif molecule:
-        unpaired = unpaired_electrons(symbols[0]) if len(atoms) == 1 else n_electrons % 2
-    else:
-        unpaired = 0
-    spin: dict[str, Any] = {"nspin": 2, "tot_magnetization": unpaired} if unpaired else {}
+    lone = molecule and len(atoms) == 1
+    polarised: dict[str, Any] = {}
+    unpaired = 0
+    if spin != "none":
+        free = spin == "collinear" and multiplicity is None and not lone
+        unpaired = ceil(sum(abs(m) for m in moments or ())) if free else _unpaired(atoms, n_electrons)
+        if free:
+            polarised = {"nspin": 2}
+        elif unpaired or (spin == "collinear" and not lone):
+            polarised = {"nspin": 2, "tot_magnetization": unpaired}
     if not molecule:
         bands = {} if empty_bands is None else {"nbnd": (n_electrons + unpaired + 1) // 2 + empty_bands}
-        return smeared | spin | bands
-    if len(atoms) > 1:
-        return smeared | spin | {"nbnd": (n_electrons + unpaired + 1) // 2 + 2}
+        return smeared | polarised | bands
+    if not lone:
+        return smeared | polarised | {"nbnd": (n_electrons + unpaired + 1) // 2 + 2}
     if n_electrons == unpaired:
         # One spin is empty (hydrogen). pw.x 7.2 keeps density and magnetisation apart; where they differ in
         # the last bit, the gradient correction is noise that never converges. Measured: without symmetries
         # and without real wave functions it converges, every time.
-        spin |= {"nosym": True, "noinv": True}
+        polarised |= {"nosym": True, "noinv": True}
     n_bands, is_open = atom_bands(symbols[0], n_electrons)
     n_bands = max(n_bands, (n_electrons + unpaired + 1) // 2)
-    return (smeared if is_open else {"occupations": "fixed"}) | spin | {"nbnd": n_bands}
+    if spin == "none":
+        is_open = True
+    # An even occupation is the same for every kind of smearing; only the Gaussian one is sure to find it.
+    even = smeared | {"smearing": "gaussian"}
+    return (even if is_open else {"occupations": "fixed"}) | polarised | {"nbnd": n_bands}
+
+
+def _unpaired(atoms: Atoms, n_electrons: int) -> int:
+    multiplicity = atoms.info.get("spin_multiplicity")
+    if multiplicity is not None:
+        return int(multiplicity) - 1
+    if atoms.pbc.any():
+        return 0
+    return unpaired_electrons(atoms.get_chemical_symbols()[0]) if len(atoms) == 1 else n_electrons % 2

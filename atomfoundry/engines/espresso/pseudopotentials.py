@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,9 @@ def family_name() -> str:
 def _file_hash(path: Path, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
+
+_OTHER_NAME = re.compile(r"([A-Za-z]{1,2})[_-]")
+"""How libraries such as SSSP name some of their files, ``ag_ONCV_PBE-1.0.oncvpsp.upf``."""
 
 MINIMUM_CUTOFFS = {"H": 20 * RYDBERG, "Si": 16 * RYDBERG}
 """Lowest useful cutoffs of SPMS elements, eV, as measured: silicon's equation of state is smooth to 1 meV
@@ -83,7 +87,9 @@ def own_upf_files() -> dict[str, Path] | None:
             remedy="Correct ATOMFOUNDRY_ESPRESSO_PSEUDO_DIR, or unset it to use the SPMS family.",
         )
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".upf")
-    return {path.name.split(".")[0].capitalize(): path for path in reversed(files)}
+    dotted = {path.name.split(".")[0].capitalize(): path for path in reversed(files)}
+    others = {found[1].capitalize(): path for path in reversed(files) if (found := _OTHER_NAME.match(path.name))}
+    return others | dotted
 
 
 def supported_elements() -> set[str]:
