@@ -202,9 +202,8 @@ class Engine(ABC):
         Raises
         ------
         LabelError
-            With its reason: ``"unconverged"``, ``"crashed"``, ``"timeout"``, ``"unsupported"``,
-            ``"no_forces"``,
-            ``"nan"``.
+            With its reason: ``"unconverged"``, ``"crashed"``, ``"timeout"``, ``"out_of_memory"``,
+            ``"unsupported"``, ``"level_changed"``, ``"no_forces"``, ``"nan"``.
         InputError
             If no structure could be computed, e.g. because the code is not installed.
         """
