@@ -13,7 +13,7 @@ from atomfoundry.harvest.run import Parser, read_head
 
 _PARSERS = {
     "vasprun": "vasp:parse_vasprun",
-    "outcar": "vasp:parse_outcar",
+    "outcar": "outcar:parse_outcar",
     "espresso": "espresso:parse_espresso",
     "espresso_xml": "espresso:parse_espresso_xml",
     "cp2k": "cp2k:parse_cp2k",

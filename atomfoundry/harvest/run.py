@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO, cast
@@ -136,30 +136,6 @@ def open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8", errors="replace"))
     return path.open(encoding="utf-8", errors="replace")
-
-
-class ScannedLines:
-    """A text file that shows each line to a scanner while a library's parser reads it: one pass for two."""
-
-    # The library looks for POSCAR and CONTCAR beside this name, to read constraints we do not want.
-    name = "/dev/null/OUTCAR"
-
-    def __init__(self, stream: TextIO, scan: Callable[[str], None]) -> None:
-        self._stream, self._scan = stream, scan
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the lines."""
-        return self
-
-    def __next__(self) -> str:
-        """Return the next line."""
-        line = next(self._stream)
-        self._scan(line)
-        return line
-
-    def readline(self) -> str:
-        """Return the next line, nothing at the end."""
-        return next(self, "")
 
 
 def describe(error: BaseException) -> str:
