@@ -1,4 +1,4 @@
-"""pymatgen's ``Vasprun`` with structures that are plain arrays: its own take most of the time of a long run."""
+"""pymatgen's ``Vasprun`` with plain arrays for ionic steps: its structures take most of the time of a long run."""
 
 from __future__ import annotations
 
@@ -33,10 +33,27 @@ class FrameVasprun(Vasprun):  # type: ignore[misc]
             raise ValueError(f"{len(numbers)} atoms, positions {fractional.shape}, cell {cell.shape}")
         return Geometry(numbers, fractional @ cell, cell)
 
+    def _parse_ionic_step(self, elem: Any) -> dict[str, Any]:
+        """Read what a frame needs of a ``<calculation>``; pymatgen calls this for each."""
+        energy, structure = elem.find("energy"), elem.find("structure")
+        step: dict[str, Any] = {} if energy is None else _energies(energy)
+        electronic = [cycle.find("energy") for cycle in elem.iterfind("scstep")]
+        step["electronic_steps"] = [_energies(energies) for energies in electronic if energies is not None]
+        step["structure"] = None if structure is None else self._parse_structure(structure)
+        for table in elem.iterfind("varray"):
+            if table.get("name") in ("forces", "stress"):
+                step[table.get("name")] = _rows(table)
+        elem.clear()
+        return step
+
 
 @lru_cache(maxsize=16)
 def _numbers(symbols: tuple[str, ...]) -> NDArray[np.int64]:
     return np.array([atomic_numbers[symbol] for symbol in symbols])
+
+
+def _energies(elem: Any) -> dict[str, float]:
+    return {item.attrib["name"]: np.nan if "*" in item.text else float(item.text) for item in elem.iterfind("i")}
 
 
 def _rows(elem: Any) -> NDArray[np.float64]:
