@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jobflow import Maker
 
-from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, HarvestDoc, LabelFailure, LabelSetDoc, LevelOfTheory
 from atomfoundry.errors import DatasetError
 from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
 from atomfoundry.makers.job import foundry_job
@@ -38,6 +38,29 @@ def isolated_energies(labels: LabelSetDoc) -> dict[str, float]:
     return {symbol: energies[symbol] for symbol in sort_elements(energies)}
 
 
+def levels_of(labels: LabelSetDoc | HarvestDoc) -> list[LevelOfTheory]:
+    """Return the levels of theory of labels.
+
+    Raises
+    ------
+    DatasetError
+        If a harvest holds frames of no known level: they could be of any.
+    """
+    if isinstance(labels, LabelSetDoc):
+        return [labels.level]
+    if labels.n_without_level:
+        raise DatasetError(
+            f"{labels.n_without_level} frames of the harvest '{labels.name}' state no level of theory.",
+            remedy="Harvest them with HarvestMaker(level=...), or leave them out with require_level=True.",
+        )
+    return labels.levels
+
+
+def refusals_of(labels: LabelSetDoc | HarvestDoc) -> list[LabelFailure]:
+    """Return what gave no frame, and why."""
+    return labels.failures if isinstance(labels, LabelSetDoc) else labels.rejected
+
+
 @dataclass
 class DatasetMaker(Maker):
     """Check labelled frames, split them by group and write a dataset.
@@ -62,7 +85,7 @@ class DatasetMaker(Maker):
     @foundry_job(output_schema=DatasetDoc)
     def make(
         self,
-        labels: list[LabelSetDoc],
+        labels: list[LabelSetDoc | HarvestDoc],
         isolated: LabelSetDoc | None = None,
         alignments: list[AlignmentDoc] | None = None,
         previous: DatasetDoc | None = None,
@@ -72,7 +95,7 @@ class DatasetMaker(Maker):
         Parameters
         ----------
         labels
-            Label sets of one and the same level of theory.
+            Label sets and harvests of one and the same level of theory.
         isolated
             Labels of the isolated atoms at that level.
         alignments
@@ -87,7 +110,7 @@ class DatasetMaker(Maker):
         """
         from atomfoundry.datasets import CurationSettings, curate, split
 
-        levels = {doc.level_id: doc.level for doc in labels}
+        levels = {level.id: level for doc in labels for level in levels_of(doc)}
         if previous is not None and previous.level is not None:
             levels[previous.level.id] = previous.level
         if len(levels) > 1:
@@ -97,10 +120,10 @@ class DatasetMaker(Maker):
                 remedy="Align them first (AlignMaker).",
             )
         level: LevelOfTheory = next(iter(levels.values()))
-        lost = [failure for doc in labels for failure in doc.failures]
+        lost = [failure for doc in labels for failure in refusals_of(doc)]
         frames: list[Atoms] = []
         for doc in labels:
-            frames.extend(open_dataset(doc.frames).frames())
+            frames.extend(open_dataset(doc.dataset if isinstance(doc, HarvestDoc) else doc.frames).frames())
         for alignment in alignments or []:
             if alignment.target_level.id != level.id:
                 raise DatasetError(

@@ -10,8 +10,7 @@ from typing import Literal
 
 from jobflow import Maker
 
-from atomfoundry.documents import LevelOfTheory
-from atomfoundry.documents.harvest import HarvestDoc
+from atomfoundry.documents import HarvestDoc, LevelOfTheory
 from atomfoundry.errors import DatasetError
 from atomfoundry.makers.frames import DATASET_MEDIA_TYPE
 from atomfoundry.makers.job import foundry_job

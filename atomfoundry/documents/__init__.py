@@ -17,6 +17,7 @@ from atomfoundry.documents.data import (
     LabelSetDoc,
     StructureSetDoc,
 )
+from atomfoundry.documents.harvest import HarvestDoc
 from atomfoundry.documents.level import LevelOfTheory
 from atomfoundry.documents.model import (
     EpochRecord,
@@ -42,6 +43,7 @@ __all__ = [
     "ForgettingDoc",
     "ForgettingRecord",
     "FoundryDocument",
+    "HarvestDoc",
     "HeadDoc",
     "JobReference",
     "LabelDoc",

@@ -16,6 +16,7 @@ _HEADER_TAG = re.compile(
     r"|LSORBIT|LNONCOLLINEAR|LDAUTYPE)\s*=\s*([^\s;]+)",
     re.IGNORECASE,
 )
+_TEMPERATURE = re.compile(r"\(temperature\s+([-+\d.Ee]+)\s*K\)")
 _ITERATION = re.compile(r"Iteration\s+(\d+)\(\s*(\d+)\)")
 
 
@@ -40,6 +41,8 @@ class OutcarLines:
         The run came to its end; a relaxation met its criterion.
     tables
         Tables of forces and of stress in each ionic step.
+    temperatures
+        K, of the steps of a dynamics.
     """
 
     # ASE looks for POSCAR and CONTCAR beside this name, to read constraints we do not want.
@@ -53,6 +56,7 @@ class OutcarLines:
         self.complete = self.reached = False
         self.hubbard: list[float] = []
         self.tables: list[tuple[int, int]] = []
+        self.temperatures: list[float] = []
         self._current = self._atoms = 0
         self._header = True
         self._forces = self._stresses = 0
@@ -98,6 +102,8 @@ class OutcarLines:
             self.tables.append((self._forces, self._stresses))
             self._forces = self._stresses = 0
             self._header = False
+        elif "EKIN" in line and (match := _TEMPERATURE.search(line)):
+            self.temperatures.append(float(match[1]))
         elif self._header and "=" in line and not line.startswith((" |", "|")):
             self._read_tags(line)
         return max(wanted, self._read_by_ase(line))
@@ -196,4 +202,5 @@ def parse_outcar(path: Path) -> Run:
         level=None if isinstance(level, str) else level,
         level_problem=level if isinstance(level, str) else "",
         potentials={element_of(title): title for title in scan.titles},
+        temperatures=scan.temperatures,
     )

@@ -69,6 +69,8 @@ class Run:
         Element -> pseudopotential, as the output names it.
     kpoints
         The mesh, as the output names it.
+    temperatures
+        K, of each step of a dynamics, where the output prints them.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -79,6 +81,7 @@ class Run:
     level_problem: str = ""
     potentials: dict[str, str] = field(default_factory=dict)
     kpoints: str | None = None
+    temperatures: list[float] = field(default_factory=list)
 
 
 Parser = Callable[[Path], Run]
@@ -107,7 +110,7 @@ def labelled_step(
     sigma0
         eV, extrapolated to zero smearing.
     """
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     bare.info = {key: atoms.info[key] for key in ("charge", "spin_multiplicity") if key in atoms.info}
     if not len(bare):
         return Step(None, "unreadable", "a structure without atoms")

@@ -101,7 +101,7 @@ def _vasprun_step(record: dict[str, Any], limit: int) -> tuple[Step, float]:
             # The final block of VASP 5 has a wrong e_0_energy; the last electronic step's lacks dispersion.
             sigma0 = float(energy) + float(last["e_0_energy"]) - float(last["e_fr_energy"])
     stress = record.get("stress")
-    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=True)
+    atoms = Atoms(numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=True)
     # VASP prints kbar, positive where the cell wants to expand.
     tensor = None if stress is None else -np.array(stress, dtype=float) * KBAR
     step = labelled_step(atoms, energy, record.get("forces"), tensor, sigma0=sigma0)

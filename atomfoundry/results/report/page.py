@@ -77,12 +77,12 @@ def render_report(inputs: ReportInputs, path: str | Path) -> dict[str, float | s
     return overview.headline(inputs)
 
 
-def html(inputs: ReportInputs) -> str:
-    """Return the report as a text of HTML."""
+def html(inputs: ReportInputs, sections: list[Section] | None = None) -> str:
+    """Return the report as a text of HTML; ``sections`` make another page in its style."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    sections = build_sections(inputs)
+    sections = build_sections(inputs) if sections is None else sections
     numbered = {id(figure): f"figure-{i}" for i, figure in enumerate(_figures(sections), start=1)}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["spec"] = lambda figure: Markup(specification(figure))
