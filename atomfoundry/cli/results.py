@@ -167,7 +167,9 @@ def _dataset_rows(doc: Any) -> list[list[Any]]:
 def _harvest_rows(doc: Any) -> list[list[Any]]:
     levels = ", ".join(level.label for level in doc.levels)
     refused = ", ".join(f"{n} {reason}" for reason, n in doc.rejections.items())
-    return [[doc.name, f"{doc.n_files_with_frames}/{doc.n_files}", doc.n_frames, " ".join(doc.elements), levels, refused]]
+    return [
+        [doc.name, f"{doc.n_files_with_frames}/{doc.n_files}", doc.n_frames, " ".join(doc.elements), levels, refused]
+    ]
 
 
 def _benchmark_rows(doc: Any) -> list[list[Any]]:

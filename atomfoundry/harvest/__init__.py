@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from atomfoundry.harvest.exports import write_atompronet_npz, write_atompronet_xyz
     from atomfoundry.harvest.plots import convergence_page, write_convergence_page
-    from atomfoundry.harvest.store import harvest_store
+    from atomfoundry.harvest.store import harvest_store, harvest_store_dataset
 
 _HOMES = {
     "HarvestReport": "collect",
@@ -24,6 +24,7 @@ _HOMES = {
     "harvest": "collect",
     "harvest_dataset": "collect",
     "harvest_store": "store",
+    "harvest_store_dataset": "store",
     "molecular_dynamics": "convergence",
     "resubmission_list": "convergence",
     "write_atompronet_npz": "exports",
@@ -39,6 +40,7 @@ __all__ = [
     "harvest",
     "harvest_dataset",
     "harvest_store",
+    "harvest_store_dataset",
     "molecular_dynamics",
     "resubmission_list",
     "write_atompronet_npz",

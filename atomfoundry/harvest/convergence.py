@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from atomfoundry.harvest.formats import RunFiles, find_runs, parser_of
-from atomfoundry.harvest.run import ParseFailure, Run, describe
+from atomfoundry.harvest.run import ParseFailure, Run
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
 _FINISHED = ("finished", "relaxed")

@@ -41,9 +41,7 @@ def convergence_page(tree: str | Path, records: Sequence[RunConvergence] | None 
     return html(inputs, [section for section in sections if section is not None])
 
 
-def write_convergence_page(
-    path: str | Path, tree: str | Path, records: Sequence[RunConvergence] | None = None
-) -> None:
+def write_convergence_page(path: str | Path, tree: str | Path, records: Sequence[RunConvergence] | None = None) -> None:
     """Write the page to a file, which appears when it is complete.
 
     Parameters
@@ -125,11 +123,11 @@ def _dynamics(runs: Sequence[RunConvergence]) -> Section | None:
             "Potential energy",
             "Relative to the mean of the run.",
             chosen,
-            lambda run: [
-                (energy - float(np.nanmean(run.energies))) / max(run.n_atoms, 1) * 1000 for energy in run.energies
-            ]
-            if np.isfinite(run.energies).any()
-            else [],
+            lambda run: (
+                [(energy - float(np.nanmean(run.energies))) / max(run.n_atoms, 1) * 1000 for energy in run.energies]
+                if np.isfinite(run.energies).any()
+                else []
+            ),
             "energy (meV/atom)",
         )
     )

@@ -12,7 +12,7 @@ from jobflow import Flow, run_locally
 from typer.testing import CliRunner
 
 from atomfoundry.documents import DatasetDoc, HarvestDoc, LevelOfTheory
-from atomfoundry.errors import DatasetError
+from atomfoundry.errors import DatasetError, InputError
 from atomfoundry.makers import DatasetMaker, HarvestMaker
 from atomfoundry.makers.frames import open_dataset
 from atomfoundry.results import Project, open_results, use_project
@@ -98,3 +98,38 @@ def test_results_lists_harvests(tmp_path: Path, project: Project) -> None:
     assert listed.exit_code == 0, listed.output
     assert job.uuid in listed.stdout
     assert CliRunner().invoke(app, ["results", "harvests", "--project", str(project.path)]).exit_code == 0
+
+
+def test_a_store_described_by_a_file(tmp_path: Path, project: Project) -> None:
+    from maggma.stores import JSONStore
+    from pymatgen.core import Lattice, Structure
+
+    structure = Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    step = {
+        "structure": structure.as_dict(),
+        "e_fr_energy": -11.0,
+        "forces": [[0.1, 0, 0], [-0.1, 0, 0]],
+        "electronic_steps": [{}],
+    }
+    calc = {
+        "input": {
+            "incar": {"GGA": "PE", "ENCUT": 520},
+            "potcar_spec": [{"titel": "PAW_PBE Mg 13Apr2007"}, {"titel": "PAW_PBE O 08Apr2002"}],
+        },
+        "output": {"ionic_steps": [step]},
+    }
+    store = JSONStore(str(tmp_path / "docs.json"), key="uuid", read_only=False)
+    store.connect()
+    store.update({"uuid": "a", "index": 1, "output": {"calcs_reversed": [calc]}})
+    store.close()
+    described = tmp_path / "store.yaml"
+    described.write_text(f"docs_store:\n  type: JSONStore\n  paths: {tmp_path / 'docs.json'}\n  key: uuid\n")
+    job = HarvestMaker().make(store=str(described))
+    done = run_locally(job, store=project.job_store(), ensure_success=True)
+    doc = done[job.uuid][1].output
+    assert (doc.n_frames, [level.method for level in doc.levels]) == (1, ["PBE"])
+    for arguments in ({}, {"paths": "a", "store": "b"}):
+        with pytest.raises(InputError, match="either paths or a store"):
+            run_locally(
+                HarvestMaker().make(**arguments), store=project.job_store(), ensure_success=True, raise_immediately=True
+            )
