@@ -159,7 +159,13 @@ def parse_orca(path: Path) -> Run:
     if "SCF NOT CONVERGED" in text:
         steps[-1].refuse("unconverged_electronic", "SCF NOT CONVERGED")
     relaxing = "GEOMETRY OPTIMIZATION CYCLE" in text
-    return _run(steps, _orca_level(text), complete=complete, relaxed="HURRAY" in text if relaxing else None)
+    run = _run(steps, _orca_level(text), complete=complete, relaxed="HURRAY" in text if relaxing else None)
+    if run.relaxed and "FINAL ENERGY EVALUATION AT THE STATIONARY POINT" in text and len(steps) > 1:
+        last = steps[-1].atoms
+        if last is not None and last.calc is not None and "forces" not in last.calc.results:
+            # That evaluation has no gradient; the cycle that converged before it has its own energy and gradient.
+            run.result = len(steps) - 2
+    return run
 
 
 def _orca_level(text: str) -> LevelOfTheory | str:

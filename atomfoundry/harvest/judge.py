@@ -132,7 +132,7 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
     if run.complete and run.relaxed is False:
         flags.append("unconverged_ionic")
     if options.steps == "last":
-        numbered = numbered[-1:]
+        numbered = numbered[-1:] if run.result is None else [numbered[run.result]]
         _mark_unfinished(run, numbered[0][1] if numbered else None)
     good: list[Atoms] = []
     formulas: dict[bytes, str] = {}

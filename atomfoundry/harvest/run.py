@@ -69,6 +69,8 @@ class Run:
         Element -> pseudopotential, as the output names it.
     kpoints
         The mesh, as the output names it.
+    result
+        Number of the step that is the run's result, where it is not the last: a program may end with an energy alone.
     temperatures
         K, of each step of a dynamics, where the output prints them.
     """
@@ -81,6 +83,7 @@ class Run:
     level_problem: str = ""
     potentials: dict[str, str] = field(default_factory=dict)
     kpoints: str | None = None
+    result: int | None = None
     temperatures: list[float] = field(default_factory=list)
 
 

@@ -52,8 +52,8 @@ TABLE: dict[str, tuple[str, int, dict[str, int]]] = {
     "fhiaims/diamond_disp/aims.out.gz": (GOOD, 1, {}),
     "gpaw/H2_fd.gpw2": (GOOD, 1, {}),
     "gpaw/Si_pw.gpw2": ("no_forces", 0, {"no_forces": 1}),
-    # ORCA ends an optimisation with an energy without gradient.
-    "orca/orca.out.gz": ("no_forces", 3, {"no_forces": 1}),
+    # ORCA ends an optimisation with an energy without gradient; the result is the cycle that converged before.
+    "orca/orca.out.gz": (GOOD, 3, {"no_forces": 1}),
     "qe/Li2O4_vcrelax_mp-1018789/pw.out.gz": ("unconverged_ionic", 46, {"too_close": 3, "exploded": 1}),
     "qe/NaCl64_displaced/NaCl-001.out": (GOOD, 1, {}),
     "qe/NaCl64_displaced/NaCl-002.out": (GOOD, 1, {}),
