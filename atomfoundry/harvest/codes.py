@@ -1,4 +1,4 @@
-"""FHI-aims, CASTEP, ABINIT, ORCA and GPAW by ASE's readers, with the checks those leave out."""
+"""FHI-aims, CASTEP, ORCA and GPAW by ASE's readers, with the checks those leave out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 
 from atomfoundry.documents import LevelOfTheory
-from atomfoundry.harvest.levels import hartree_cutoff, named_level
+from atomfoundry.harvest.levels import named_level
 from atomfoundry.harvest.run import ParseFailure, Run, Step, describe, labelled_step, open_text
 
 
@@ -110,37 +110,6 @@ def parse_castep(path: Path) -> Run:
     )
     relaxed = "Geometry optimization completed successfully" in text if "geometry" in kind else None
     return _run(steps, level, complete=complete, relaxed=relaxed)
-
-
-def parse_abinit(path: Path) -> Run:
-    """Read ABINIT's main output; ASE reads its one (last) structure."""
-    from ase.io.abinit import read_abinit_out
-
-    text = _text(path)
-    complete = "Calculation completed" in text
-
-    def read() -> Atoms:
-        results = read_abinit_out(io.StringIO(text))
-        if isinstance(results, Atoms):
-            return results
-        atoms = results.pop("atoms")
-        from ase.calculators.singlepoint import SinglePointCalculator
-
-        atoms.calc = SinglePointCalculator(atoms)
-        atoms.calc.results.update(results)
-        return atoms
-
-    steps = _images(read, complete=complete)
-    if "was not enough SCF cycles to converge" in text:
-        message = _found(r"(nstep=\s*\d+ was not enough SCF cycles to converge)", text)
-        steps[-1].refuse("unconverged_electronic", message)
-    level = named_level(
-        "abinit",
-        _found(r"^\s*ixc\s+(-?\d+)", text, "1"),
-        cutoff=hartree_cutoff(_number(r"^\s*ecut\s+(\S+) Hartree", text)),
-        spin="polarised" if _found(r"nsppol\s*=\s*(\d)", text) == "2" else "none",
-    )
-    return _run(steps, level, complete=complete, relaxed=None)
 
 
 def parse_orca(path: Path) -> Run:

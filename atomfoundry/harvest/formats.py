@@ -19,7 +19,7 @@ _PARSERS = {
     "cp2k": "cp2k:parse_cp2k",
     "fhi-aims": "codes:parse_aims",
     "castep": "codes:parse_castep",
-    "abinit": "codes:parse_abinit",
+    "abinit": "abinit:parse_abinit",
     "orca": "codes:parse_orca",
     "gpaw": "codes:parse_gpaw",
     "gpaw_text": "codes:parse_gpaw_text",
