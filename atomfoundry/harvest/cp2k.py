@@ -41,6 +41,7 @@ class _Reader:
         self.forces: list[list[list[float]]] = []
         self.forces_of: dict[int, list[int]] = {}
         self.stress_of: dict[int, np.ndarray] = {}
+        self.repeated_from: int | None = None
         self.project = ""
         self.ensemble = ""
         self.temperatures: list[float] = []
@@ -92,6 +93,8 @@ class _Reader:
             self.spin = "polarised"
         elif "GEOMETRY OPTIMIZATION COMPLETED" in line:
             self.optimised = True
+        elif "Reevaluating energy at the minimum" in line:
+            self.repeated_from = len(self.energies)
         elif "PROGRAM ENDED AT" in line:
             self.ended = True
 
@@ -174,6 +177,7 @@ def parse_cp2k(path: Path) -> Run:
         level=None if isinstance(level, str) else level,
         level_problem=level if isinstance(level, str) else "",
         relaxed=log.relaxed,
+        result=log.repeated_from - 1 if log.repeated_from else None,
         temperatures=log.temperatures if log.run_type == "MD" else [],
     )
 
@@ -197,6 +201,9 @@ def _moving(log: _Reader, first: Atoms, path: Path) -> list[Step]:
     except (ValueError, IndexError, OSError, EOFError) as error:
         return [Step(None, "unreadable", describe(error)) for _ in log.energies]
     for number, energy in enumerate(log.energies):
+        if log.repeated_from is not None and number >= log.repeated_from:
+            steps.append(Step(None, "duplicate", "the last structure's energy is evaluated again"))
+            continue
         atoms, problem = _geometry(log, first, number, places.get(number), cells)
         if atoms is None:
             reason = "unreadable" if log.forces or pushes else "no_forces"

@@ -11,7 +11,7 @@ import pytest
 from ase.io import read
 
 from atomfoundry.datasets import CurationSettings, labels_of
-from atomfoundry.harvest import convergence_table, harvest
+from atomfoundry.harvest import HarvestReport, convergence_table, harvest
 from atomfoundry.harvest.cp2k import parse_cp2k
 from atomfoundry.units import HARTREE, HARTREE_PER_BOHR
 
@@ -70,6 +70,31 @@ def test_cp2k_dynamics(folder: Path) -> None:
         assert energy == pytest.approx(float(title.split("E =")[1]) * HARTREE, abs=1e-7)
     last = harvest(folder / f"{NAME}.out", settings=OPEN).frames
     assert [labels_of(atoms)[0] for atoms in last] == [labels_of(found.frames[-1])[0]]
+
+
+def test_cp2k_relaxation(folder: Path) -> None:
+    """The same steps as a relaxation, which evaluates the energy of its last structure once more."""
+    log = (folder / f"{NAME}.out").read_text()
+    place = log.index(" GLOBAL| Run type")
+    log = f"{log[:place]} GLOBAL| Run type          GEO_OPT{log[log.index(chr(10), place) :]}"
+    end = log.index("PROGRAM ENDED AT")
+    end = log.rindex("\n", 0, end) + 1
+    unfinished = harvest_text(folder, log)
+    assert unfinished.reasons == {"unconverged_ionic": 1}
+    again = " ENERGY| Total FORCE_EVAL ( QS ) energy (a.u.):              -34.328287037884145\n"
+    done = f" *** GEOMETRY OPTIMIZATION COMPLETED ***\n Reevaluating energy at the minimum\n{again}"
+    (last,) = harvest_text(folder, log[:end] + done + log[end:]).frames
+    assert last.info["source"] == f"{NAME}.out#10"
+    forces = labels_of(last)[1]
+    assert forces is not None
+    assert np.allclose(forces[:, 0], 10 / 1000 * HARTREE_PER_BOHR)
+    assert harvest(folder / f"{NAME}.out", steps="all", settings=OPEN).reasons == {"duplicate": 1}
+
+
+def harvest_text(folder: Path, log: str) -> HarvestReport:
+    """Harvest the last step of another log in the place of the real one."""
+    (folder / f"{NAME}.out").write_text(log)
+    return harvest(folder / f"{NAME}.out", settings=OPEN)
 
 
 def test_cp2k_dynamics_in_the_table_of_runs(folder: Path) -> None:
