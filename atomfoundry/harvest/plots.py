@@ -218,7 +218,7 @@ def _short(name: str) -> str:
 
 
 def _table(runs: Sequence[RunConvergence]) -> Section:
-    rows = []
+    rows: list[list[Cell | str]] = []
     for run in sorted(runs, key=lambda run: run.done):
         rows.append(
             [
