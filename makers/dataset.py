@@ -10,7 +10,15 @@ import numpy as np
 from jobflow import Maker
 
 from atomfoundry.datasets import labels_of
-from atomfoundry.documents import AlignmentDoc, Artifact, DatasetDoc, LabelFailure, LabelSetDoc, LevelOfTheory
+from atomfoundry.documents import (
+    AlignmentDoc,
+    Artifact,
+    DatasetDoc,
+    HarvestDoc,
+    LabelFailure,
+    LabelSetDoc,
+    LevelOfTheory,
+)
 from atomfoundry.errors import DatasetError
 from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
 from atomfoundry.makers.job import foundry_job
@@ -39,6 +47,36 @@ def isolated_energies(labels: LabelSetDoc) -> dict[str, float]:
     return {symbol: energies[symbol] for symbol in sort_elements(energies)}
 
 
+def levels_of(labels: LabelSetDoc | HarvestDoc) -> list[LevelOfTheory]:
+    """Return the levels of theory of labels.
+
+    Raises
+    ------
+    DatasetError
+        If a harvest holds frames of no known level: they could be of any.
+    """
+    if isinstance(labels, LabelSetDoc):
+        return [labels.level]
+    if labels.n_without_level:
+        raise DatasetError(
+            f"{labels.n_without_level} frames of the harvest '{labels.name}' state no level of theory.",
+            remedy="Harvest them with HarvestMaker(level=...), or leave them out with require_level=True.",
+        )
+    return labels.levels
+
+
+def refusals_of(labels: LabelSetDoc | HarvestDoc) -> list[LabelFailure]:
+    """Return what gave no frame, and why."""
+    return labels.failures if isinstance(labels, LabelSetDoc) else labels.rejected
+
+
+def reasons_of(labels: LabelSetDoc | HarvestDoc) -> dict[str, int]:
+    """Return reason -> files and frames that gave no frame; a harvest lists only the first thousand of them."""
+    if isinstance(labels, HarvestDoc):
+        return labels.rejections
+    return dict(Counter(failure.reason for failure in labels.failures))
+
+
 @dataclass
 class DatasetMaker(Maker):
     """Check labelled frames, split them by group and write a dataset.
@@ -63,7 +101,7 @@ class DatasetMaker(Maker):
     @foundry_job(output_schema=DatasetDoc)
     def make(
         self,
-        labels: list[LabelSetDoc],
+        labels: list[LabelSetDoc | HarvestDoc],
         isolated: LabelSetDoc | None = None,
         alignments: list[AlignmentDoc] | None = None,
         previous: DatasetDoc | None = None,
@@ -73,7 +111,7 @@ class DatasetMaker(Maker):
         Parameters
         ----------
         labels
-            Label sets of one and the same level of theory.
+            Label sets and harvests of one and the same level of theory.
         isolated
             Labels of the isolated atoms at that level.
         alignments
@@ -88,7 +126,7 @@ class DatasetMaker(Maker):
         """
         from atomfoundry.datasets import CurationSettings, curate, split
 
-        levels = {doc.level_id: doc.level for doc in labels}
+        levels = {level.id: level for doc in labels for level in levels_of(doc)}
         if previous is not None and previous.level is not None:
             levels[previous.level.id] = previous.level
         if len(levels) > 1:
@@ -98,10 +136,10 @@ class DatasetMaker(Maker):
                 remedy="Align them first (AlignMaker).",
             )
         level: LevelOfTheory = next(iter(levels.values()))
-        lost = [failure for doc in labels for failure in doc.failures]
+        lost = [failure for doc in labels for failure in refusals_of(doc)]
         frames: list[Atoms] = []
         for doc in labels:
-            frames.extend(open_dataset(doc.frames).frames())
+            frames.extend(open_dataset(doc.dataset if isinstance(doc, HarvestDoc) else doc.frames).frames())
         for alignment in alignments or []:
             if alignment.target_level.id != level.id:
                 raise DatasetError(
@@ -131,24 +169,11 @@ class DatasetMaker(Maker):
                 for key in ("train", "valid", "test")
             }
             kept = [*old.frames(), *(kept[i] for i in fresh)]
-        return describe_dataset(
-            kept, name=self.name, level=level, energies=energies, splits=splits, rejected=[*lost, *rejections]
-        )
-
-
-def describe_dataset(
-    frames: list[Atoms],
-    *,
-    name: str,
-    level: LevelOfTheory | None,
-    energies: dict[str, float],
-    splits: dict[str, list[int]],
-    rejected: list[LabelFailure],
-) -> DatasetDoc:
-    """Store frames and count what is in them."""
-    artifact = store_frames(frames, name=name, level=level, isolated_energies=energies, splits=splits)
-    rejections = dict(Counter(failure.reason for failure in rejected))
-    return dataset_document(artifact, name=name, rejections=rejections, rejected=rejected)
+        reasons = Counter(rejection.reason for rejection in rejections)
+        for doc in labels:
+            reasons.update(reasons_of(doc))
+        artifact = store_frames(kept, name=self.name, level=level, isolated_energies=energies, splits=splits)
+        return dataset_document(artifact, name=self.name, rejections=dict(reasons), rejected=[*lost, *rejections])
 
 
 def dataset_document(

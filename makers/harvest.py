@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from jobflow import Maker
+from jobflow import JobStore, Maker
 
-from atomfoundry.documents import LevelOfTheory
-from atomfoundry.documents.harvest import HarvestDoc
-from atomfoundry.errors import DatasetError
+from atomfoundry.documents import HarvestDoc, LevelOfTheory
+from atomfoundry.errors import DatasetError, InputError
 from atomfoundry.makers.frames import DATASET_MEDIA_TYPE
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
 MAX_LISTED = 1000
 """Rejections that are listed one by one in the document; all of them are counted."""
+
+
+@contextmanager
+def _opened(description: str) -> Iterator[JobStore]:
+    """Open the store that a file describes."""
+    path = Path(description).expanduser()
+    if not path.is_file():
+        raise InputError(f"There is no description of a store '{path}'.", remedy="Write one, as jobflow's manual says.")
+    store = JobStore.from_file(path)
+    store.connect()
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 @dataclass
@@ -58,42 +73,55 @@ class HarvestMaker(Maker):
     timeout: float = 300.0
 
     @foundry_job(output_schema=HarvestDoc)
-    def make(self, paths: str | list[str]) -> HarvestDoc:
-        """Harvest files and folders.
+    def make(
+        self,
+        paths: str | list[str] | None = None,
+        store: str | None = None,
+        query: dict[str, Any] | None = None,
+    ) -> HarvestDoc:
+        """Harvest files and folders, or the TaskDocs of a database.
 
         Parameters
         ----------
         paths
             One or more files or folders, on the machine that runs the job.
+        store
+            Instead of paths: the JSON or YAML file that describes a jobflow ``JobStore``, so that no password enters
+            the results. Its atomate2 TaskDocs are read.
+        query
+            Which documents of the store (MongoDB's filter); all TaskDocs by default.
 
         Raises
         ------
         DatasetError
             If no frame is good.
         InputError
-            If a path does not exist.
+            If a path does not exist, or both or neither of ``paths`` and ``store`` are given.
         """
         from atomfoundry.datasets import CurationSettings, Dataset
-        from atomfoundry.harvest import harvest_dataset
+        from atomfoundry.harvest import harvest_dataset, harvest_store_dataset
 
+        if (paths is None) == (store is None):
+            raise InputError("A harvest reads either paths or a store.", remedy="Give one of them.")
+        options: dict[str, Any] = {
+            "name": self.name,
+            "steps": self.steps,
+            "energy": self.energy,
+            "level": self.level,
+            "require_level": self.require_level,
+            "settings": CurationSettings(max_force=self.max_force),
+            "max_energy_rise": self.max_energy_rise,
+        }
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="harvest-") as folder:
             path = Path(folder) / "dataset"
-            report = harvest_dataset(
-                paths,
-                path,
-                name=self.name,
-                steps=self.steps,
-                energy=self.energy,
-                level=self.level,
-                require_level=self.require_level,
-                settings=CurationSettings(max_force=self.max_force),
-                max_energy_rise=self.max_energy_rise,
-                processes=self.processes,
-                timeout=self.timeout,
-            )
+            if store is not None:
+                with _opened(store) as opened:
+                    report = harvest_store_dataset(opened, path, query=query, **options)
+            else:
+                report = harvest_dataset(paths or [], path, processes=self.processes, timeout=self.timeout, **options)
             if not report.n_frames:
                 raise DatasetError(
-                    f"None of {len(report.files)} files of {paths} gave a good frame: {report.reasons}.",
+                    f"None of {len(report.files)} files of {paths or store} gave a good frame: {report.reasons}.",
                     remedy="`atomfoundry harvest` lists each file and its reason.",
                 )
             counts = Dataset.open(path).metadata.counts

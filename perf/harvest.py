@@ -1,12 +1,15 @@
 """Speed and memory of the harvest against plain serial pymatgen and ASE on the same tree; prints JSON.
 
-    python perf/harvest.py TREE [--copies 4] [--processes 2] [--repeat 3] [--long VASPRUN.xml.gz]
+    python perf/harvest.py [--source FOLDER ...] [--copies 10] [--processes 2] [--repeat 3] [--no-long]
 
-TREE holds finished VASP runs (``vasprun.xml``, ``OUTCAR``, gzipped or not) and pw.x outputs; it is copied
-``--copies`` times. Serial means: pymatgen's Vasprun as it is called by default and with DOS and eigenvalues left out,
-and ASE's reader for every other file, last step, one process. Rounds of all contenders alternate, so that a slow
-machine is slow for all; ratios are medians of the rounds' ratios. ``--long`` repeats the ionic steps of a run to
-3,000 and reads them.
+The tree is made here: ``--copies`` copies of the VASP and pw.x outputs of the test data (ATOMFOUNDRY_TEST_DATA, or
+``../shared/data`` beside the repository). In each copy the first atom of every structure is shifted by another
+multiple of the last digit, so that no frame repeats. Serial means what one writes without us: pymatgen's ``Vasprun``
+(as it is called by default, and lean: without DOS, eigenvalues and POTCAR) and ``ase.io.read`` of every other file,
+one process, nothing judged and nothing written. Ours writes a dataset. Rounds of all contenders alternate, so that a
+busy machine is busy for all; ratios are medians of the rounds' ratios. CPU seconds count all processes.
+
+The long run repeats the ionic steps of one AIMD ``vasprun.xml`` to 3,000, again without repeating a frame.
 """
 
 from __future__ import annotations
@@ -14,14 +17,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import resource
-import shutil
+import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
 SERIAL = """
@@ -30,17 +31,17 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 from pymatgen.io.vasp import Vasprun
 import ase.io
-options = dict(parse_dos=False, parse_eigen=False) if sys.argv[2] == "lean" else {}
+lean = dict(parse_dos=False, parse_eigen=False, parse_potcar_file=False) if sys.argv[2] == "lean" else {}
 for path in sorted(Path(sys.argv[1]).rglob("*")):
     if not path.is_file():
         continue
     try:
         if "vasprun" in path.name:
-            Vasprun(str(path), parse_potcar_file=False, exception_on_bad_xml=False, **options).ionic_steps[-1:]
+            Vasprun(str(path), **lean).ionic_steps
         elif "OUTCAR" in path.name:
-            list(ase.io.iread(str(path), index=":", format="vasp-out"))
-        elif path.suffix in (".out", ".gz"):
-            ase.io.read(str(path), format="espresso-out")
+            ase.io.read(str(path), index=":", format="vasp-out")
+        else:
+            ase.io.read(str(path), index=":", format="espresso-out")
     except Exception:
         pass
 """
@@ -52,86 +53,177 @@ report = harvest_dataset(sys.argv[1], sys.argv[2], steps="all", processes=int(sy
 print(report.n_frames, len(report.files))
 """
 
+LONG_PYMATGEN = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+from pymatgen.io.vasp import Vasprun
+start = time.process_time()
+run = Vasprun(sys.argv[1], parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+print(time.process_time() - start, len(run.ionic_steps), 0)
+"""
 
-def run(code: str, *arguments: str) -> tuple[float, float, str]:
-    """Return seconds, peak memory of the process and its children (MB) and what was printed."""
-    start = time.perf_counter()
-    watched = (
-        "import resource, subprocess, sys\n"
-        "done = subprocess.run([sys.executable, '-c', *sys.argv[1:]], capture_output=True, text=True, check=True)\n"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)\n"
-        "print(done.stdout)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", watched, code, *arguments], capture_output=True, text=True, check=True)
-    memory, _, text = done.stdout.partition("\n")
-    return time.perf_counter() - start, float(memory), text.strip()
+LONG_OURS = """
+import sys, time
+import pymatgen.io.vasp
+from atomfoundry.harvest.workers import _load_vesin
+_load_vesin()
+from atomfoundry.harvest.judge import HarvestOptions, read_file
+start = time.process_time()
+found = read_file(sys.argv[1], "vasprun.xml", "vasprun", "long", HarvestOptions(steps="all"))
+print(time.process_time() - start, len(found.frames), len(found.rejections))
+"""
+
+WATCH = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=True)
+wall, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stdout.strip()]))
+"""
+
+FIRST_ATOM = (
+    rb'(<varray name="positions" >\s*<v>\s*-?\d+\.\d+)\d\d(?=\s)',
+    rb"(POSITION +TOTAL-FORCE \(eV/Angst\)\n -+\n\s*-?\d+\.\d\d)\d\d(?=\d\s)",
+    rb"(\(alat units\)\n\s+1\s+\w+\s+tau\(\s*1\) = \(\s*-?\d+\.\d+)\d\d(?=\s)",
+    rb"(ATOMIC_POSITIONS[^\n]*\n\s*\w+\s+-?\d+\.\d+)\d\d(?=\s)",
+    rb'(<atom name="\w+" index="1">-?\d\.\d+)\d\d(?=e)',
+)
+
+
+def shift(content: bytes, number: int) -> bytes:
+    """Write ``number`` into two late digits of the first coordinate of every structure."""
+    for pattern in FIRST_ATOM:
+        content = re.sub(pattern, rb"\g<1>%02d" % (number % 100), content)
+    return content
+
+
+def make_tree(sources: list[Path], tree: Path, copies: int) -> int:
+    """Write the copies; return the number of files."""
+    files = [(source, path) for source in sources for path in sorted(source.rglob("*")) if path.is_file()]
+    wanted = [(source, path) for source, path in files if re.search(r"vasprun|OUTCAR|\.out|\.xml", path.name)]
+    for source, path in wanted:
+        packed = path.suffix == ".gz"
+        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+        for copy in range(copies):
+            target = tree / str(copy) / source.name / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            changed = shift(content, 3 * copy + 1)
+            target.write_bytes(gzip.compress(changed, 6) if packed else changed)
+    return copies * len(wanted)
 
 
 def long_run(source: Path, target: Path, steps: int) -> int:
-    """Repeat the ionic steps of a vasprun.xml until there are ``steps``."""
-    opener = gzip.open if source.suffix == ".gz" else open
-    with opener(source, "rt", encoding="latin-1") as stream:
-        text = stream.read()
-    first, last = text.index("<calculation>"), text.rindex("</calculation>") + len("</calculation>")
-    block = text[first:last]
-    times = -(-steps // block.count("<calculation>"))
-    target.write_text(text[:first] + block * times + text[last:], encoding="latin-1")
-    return times * block.count("<calculation>")
+    """Repeat the ionic steps of a vasprun.xml until there are ``steps``, each with its own first atom."""
+    content = gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
+    first, last = content.index(b"<calculation>"), content.rindex(b"</calculation>") + len(b"</calculation>")
+    block = content[first:last]
+    times = -(-steps // block.count(b"<calculation>"))
+    blocks = b"".join(shift(block, 3 * number + 1) for number in range(times))
+    target.write_bytes(content[:first] + blocks + content[last:])
+    return times * block.count(b"<calculation>")
+
+
+def run(code: str, *arguments: str) -> tuple[float, float, float, str]:
+    """Return wall seconds, CPU seconds and peak memory (MB) of a program and its children, and what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, code, *arguments], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    wall, cpu, memory, text = json.loads(done.stdout)
+    return wall, cpu, memory, text
+
+
+def median_ratio(rounds: list[dict[str, float]], over: str, under: str) -> float:
+    """Return the median of the rounds' ratios."""
+    return round(statistics.median(times[over] / times[under] for times in rounds), 2)
+
+
+def compare_long(source: Path, folder: Path, repeat: int) -> dict[str, object]:
+    """Read the long run with pymatgen alone and with ours; loading of libraries is not counted."""
+    path = folder / "vasprun.xml"
+    steps = long_run(source, path, 3000)
+    rounds: list[dict[str, float]] = []
+    memory: dict[str, float] = {}
+    frames = rejections = ""
+    for _ in range(repeat):
+        times = {}
+        for name, code in (("pymatgen_lean", LONG_PYMATGEN), ("ours", LONG_OURS)):
+            _, _, memory[name], printed = run(code, str(path))
+            seconds, frames, rejections = printed.split()
+            times[name] = float(seconds)
+        rounds.append(times)
+    return {
+        "steps": steps,
+        "mb": round(path.stat().st_size / 1e6, 1),
+        "frames": int(frames),
+        "rejections": int(rejections),
+        "cpu_seconds": {name: round(statistics.median(r[name] for r in rounds), 2) for name in rounds[0]},
+        "pymatgen_over_ours": median_ratio(rounds, "pymatgen_lean", "ours"),
+        "peak_mb": {name: round(value, 1) for name, value in memory.items()},
+    }
 
 
 def main() -> None:
+    """Make the tree, race, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tree", type=Path)
-    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--source", type=Path, nargs="*")
+    parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--long", type=Path)
+    parser.add_argument("--no-long", action="store_true")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        tree, small = Path(folder) / "tree", Path(folder) / "small"
-        for copy in range(options.copies):
-            shutil.copytree(options.tree, tree / str(copy))
-        shutil.copytree(options.tree, small / "0")
-        rounds: list[dict[str, float]] = []
+    data = Path(os.environ.get("ATOMFOUNDRY_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    sources = options.source or [data / "dft_outputs" / name for name in ("vasp", "qe")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        n_files = make_tree(sources, folder / "tree", options.copies)
+        if not n_files:
+            parser.error(f"no outputs below {', '.join(map(str, sources))}; set ATOMFOUNDRY_TEST_DATA")
+        make_tree(sources, folder / "small", 1)
+        walls: list[dict[str, float]] = []
+        cpus: list[dict[str, float]] = []
         memory: dict[str, float] = {}
         printed = ""
         for number in range(options.repeat):
-            times = {}
-            for name in ("default", "lean"):
-                times[f"serial_{name}"], memory[f"serial_{name}"], _ = run(SERIAL, str(tree), name)
+            wall, cpu = {}, {}
+            for kind in ("default", "lean"):
+                key = f"serial_{kind}"
+                wall[key], cpu[key], memory[key], _ = run(SERIAL, str(folder / "tree"), kind)
             for count in (1, options.processes):
-                out = str(Path(folder) / f"out-{number}-{count}")
-                times[f"ours_{count}"], memory[f"ours_{count}"], printed = run(OURS, str(tree), out, str(count))
-            rounds.append(times)
-        _, memory["ours_one_copy"], _ = run(OURS, str(small), str(Path(folder) / "out-s"), str(options.processes))
+                key = f"ours_{count}"
+                out = str(folder / f"out-{number}-{count}")
+                wall[key], cpu[key], memory[key], printed = run(OURS, str(folder / "tree"), out, str(count))
+            walls.append(wall)
+            cpus.append(cpu)
         ours = f"ours_{options.processes}"
-        report = {
-            "frames_and_files": printed,
-            "seconds": {name: round(statistics.median(r[name] for r in rounds), 2) for name in rounds[0]},
-            "speedup": {
-                name: round(statistics.median(r[name] / r[ours] for r in rounds), 2)
-                for name in rounds[0]
-                if name != ours
+        _, _, memory["ours_one_copy"], _ = run(
+            OURS, str(folder / "small"), str(folder / "out-small"), str(options.processes)
+        )
+        frames, files = printed.split()
+        report: dict[str, object] = {
+            "files": n_files,
+            "outputs": int(files),
+            "frames": int(frames),
+            "wall_seconds": {key: round(statistics.median(r[key] for r in walls), 2) for key in walls[0]},
+            "cpu_seconds": {key: round(statistics.median(r[key] for r in cpus), 2) for key in cpus[0]},
+            "wall_serial_over_ours": {
+                f"{kind}_{count}": median_ratio(walls, f"serial_{kind}", f"ours_{count}")
+                for kind in ("default", "lean")
+                for count in (1, options.processes)
+            },
+            "cpu_serial_over_ours": {
+                f"{kind}_{count}": median_ratio(cpus, f"serial_{kind}", f"ours_{count}")
+                for kind in ("default", "lean")
+                for count in (1, options.processes)
             },
             # Of the biggest single process: the parent, or a reader with its biggest file.
-            "peak_mb": {name: round(value, 1) for name, value in memory.items()},
+            "peak_mb": {key: round(value, 1) for key, value in memory.items()},
+            "peak_growth": round(memory[ours] / memory["ours_one_copy"], 3),
+            "load": [round(value, 2) for value in os.getloadavg()],
         }
-        if options.long is not None:
-            from atomfoundry.harvest.judge import HarvestOptions, read_file
-
-            path = Path(folder) / "vasprun.xml"
-            steps = long_run(options.long, path, 3000)
-            start = time.perf_counter()
-            found = read_file(str(path), path.name, "vasprun", "long", HarvestOptions(steps="all"))
-            report["long_run"] = {
-                "steps": steps,
-                "mb": round(path.stat().st_size / 1e6, 1),
-                "seconds": round(time.perf_counter() - start, 2),
-                "frames": len(found.frames),
-                "rejections": len(found.rejections),
-                "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            }
+        if not options.no_long:
+            source = data / "dft_outputs/vasp/vasprun.bad_random_seed.xml.gz"
+            report["long_run"] = compare_long(source, folder, options.repeat)
         print(json.dumps(report, indent=1))
 
 

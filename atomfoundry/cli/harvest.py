@@ -18,20 +18,37 @@ _SHOWN = 50
 
 def harvest_command(
     folder: Annotated[Path, typer.Argument(help="Folder of finished calculations, or one file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Dataset folder to write.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Dataset folder to write.")] = None,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="Every ionic step, not only the last.")] = False,
     sigma0: Annotated[bool, typer.Option("--sigma0", help="Energies at zero smearing as labels.")] = False,
     require_level: Annotated[
         bool, typer.Option("--require-level", help="Refuse files that state no level of theory.")
     ] = False,
-    processes: Annotated[int, typer.Option("--processes", "-j", min=1, help="Reading processes.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-j", min=1, help="Reading processes [default: one a core, up to 8].")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="HTML page to write: convergence and dynamics of every run.")
+    ] = None,
+    resubmit: Annotated[
+        Path | None, typer.Option("--resubmit", help="File to write: the folders of runs to do again, one a line.")
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds a file may take.")] = 300.0,
     as_json: JsonOption = False,
 ) -> None:
     """Turn finished calculations into a dataset; every file ends in frames or in a reason.
 
     VASP, Quantum ESPRESSO, CP2K, FHI-aims, GPAW, CASTEP, ABINIT, ORCA, trajectories, extended XYZ, npz, TaskDocs.
+    With --plots or --resubmit alone nothing is harvested.
     """
+    if output is None and plots is None and resubmit is None:
+        raise InputError("Nothing to write.", remedy="Give --output, --plots or --resubmit.")
+    if not folder.exists():
+        raise InputError(f"There is no file or folder '{folder}'.", remedy="Check the path.")
+    if plots is not None or resubmit is not None:
+        _look(folder, plots, resubmit, quiet=as_json)
+    if output is None:
+        return
     from atomfoundry.harvest import harvest_dataset
 
     if output.exists():
@@ -79,3 +96,22 @@ def harvest_command(
             console.print(f"  ... and {len(report.rejections) - _SHOWN} more (--json lists all)", highlight=False)
     if not report.n_frames:
         raise typer.Exit(1)
+
+
+def _look(folder: Path, plots: Path | None, resubmit: Path | None, *, quiet: bool) -> None:
+    """Write the page of plots and the list of unfinished runs; each run is read once for both."""
+    from atomfoundry.harvest import convergence_table, write_convergence_page, write_resubmission_list
+
+    for target in (plots, resubmit):
+        if target is not None and not target.absolute().parent.is_dir():
+            raise InputError(f"There is no folder for '{target}'.", remedy="Make it, or give another path.")
+    records = convergence_table(folder)
+    said = [f"{len(records)} runs"]
+    if plots is not None:
+        write_convergence_page(plots, folder, records)
+        said.append(f"plots in {plots}")
+    if resubmit is not None:
+        unfinished = write_resubmission_list(resubmit, folder, records)
+        said.append(f"{len(unfinished)} folders to run again in {resubmit}")
+    if not quiet:
+        console.print("; ".join(said), highlight=False)

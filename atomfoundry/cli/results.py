@@ -25,6 +25,7 @@ class Kind(StrEnum):
     models = "models"
     datasets = "datasets"
     labels = "labels"
+    harvests = "harvests"
     benchmarks = "benchmarks"
     alignments = "alignments"
     structures = "structures"
@@ -77,7 +78,7 @@ def results_command(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List models with their metrics, datasets with their counts, labels, benchmarks, alignments."""
+    """List models with their metrics, datasets and harvests with their counts, labels, benchmarks, alignments."""
     from atomfoundry.results import open_results
 
     database = open_results(find_project(project))
@@ -163,6 +164,14 @@ def _dataset_rows(doc: Any) -> list[list[Any]]:
     return [[doc.name, doc.n_frames, doc.n_atoms, " ".join(doc.elements), splits, refused]]
 
 
+def _harvest_rows(doc: Any) -> list[list[Any]]:
+    levels = ", ".join(level.label for level in doc.levels)
+    refused = ", ".join(f"{n} {reason}" for reason, n in doc.rejections.items())
+    return [
+        [doc.name, f"{doc.n_files_with_frames}/{doc.n_files}", doc.n_frames, " ".join(doc.elements), levels, refused]
+    ]
+
+
 def _benchmark_rows(doc: Any) -> list[list[Any]]:
     keys = _BENCHMARK_KEYS.get(doc.benchmark, list(doc.summary)[:4])
     values = ", ".join(f"{key} {_short(doc.summary.get(key))}" for key in keys if key in doc.summary)
@@ -209,6 +218,7 @@ _TABLES: dict[Kind, tuple[list[str], Callable[[Any], list[list[Any]]]]] = {
         _model_rows,
     ),
     Kind.datasets: (["dataset", "frames", "atoms", "elements", "train/valid/test", "refused"], _dataset_rows),
+    Kind.harvests: (["harvest", "files with frames", "frames", "elements", "levels", "refused"], _harvest_rows),
     Kind.benchmarks: (["benchmark", "calculator", "values", "reference", "failed"], _benchmark_rows),
     Kind.alignments: (
         ["source", "target", "mode", "scale", "overlap", "raw (meV/atom)", "aligned", "cross-validated"],

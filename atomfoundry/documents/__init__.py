@@ -18,6 +18,7 @@ from atomfoundry.documents.data import (
     LabelSetDoc,
     StructureSetDoc,
 )
+from atomfoundry.documents.harvest import HarvestDoc
 from atomfoundry.documents.level import LevelOfTheory
 from atomfoundry.documents.model import (
     EpochRecord,
@@ -44,6 +45,7 @@ __all__ = [
     "ForgettingDoc",
     "ForgettingRecord",
     "FoundryDocument",
+    "HarvestDoc",
     "HeadDoc",
     "JobReference",
     "LabelDoc",

@@ -7,32 +7,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.harvest.collect import HarvestReport, harvest, harvest_dataset
-    from atomfoundry.harvest.convergence import convergence_table, molecular_dynamics, resubmission_list
+    from atomfoundry.harvest.convergence import (
+        convergence_table,
+        molecular_dynamics,
+        resubmission_list,
+        write_resubmission_list,
+    )
     from atomfoundry.harvest.exports import write_atompronet_npz, write_atompronet_xyz
-    from atomfoundry.harvest.store import harvest_store
+    from atomfoundry.harvest.plots import convergence_page, write_convergence_page
+    from atomfoundry.harvest.store import harvest_store, harvest_store_dataset
 
 _HOMES = {
     "HarvestReport": "collect",
+    "convergence_page": "plots",
     "convergence_table": "convergence",
     "harvest": "collect",
     "harvest_dataset": "collect",
     "harvest_store": "store",
+    "harvest_store_dataset": "store",
     "molecular_dynamics": "convergence",
     "resubmission_list": "convergence",
     "write_atompronet_npz": "exports",
     "write_atompronet_xyz": "exports",
+    "write_convergence_page": "plots",
+    "write_resubmission_list": "convergence",
 }
 
 __all__ = [
     "HarvestReport",
+    "convergence_page",
     "convergence_table",
     "harvest",
     "harvest_dataset",
     "harvest_store",
+    "harvest_store_dataset",
     "molecular_dynamics",
     "resubmission_list",
     "write_atompronet_npz",
     "write_atompronet_xyz",
+    "write_convergence_page",
+    "write_resubmission_list",
 ]
 
 

@@ -1,4 +1,4 @@
-"""FHI-aims, CASTEP, ABINIT, ORCA and GPAW by ASE's readers, with the checks those leave out."""
+"""FHI-aims, CASTEP, ORCA and GPAW by ASE's readers, with the checks those leave out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 
 from atomfoundry.documents import LevelOfTheory
-from atomfoundry.harvest.levels import hartree_cutoff, named_level
+from atomfoundry.harvest.levels import named_level
 from atomfoundry.harvest.run import ParseFailure, Run, Step, describe, labelled_step, open_text
 
 
@@ -112,37 +112,6 @@ def parse_castep(path: Path) -> Run:
     return _run(steps, level, complete=complete, relaxed=relaxed)
 
 
-def parse_abinit(path: Path) -> Run:
-    """Read ABINIT's main output; ASE reads its one (last) structure."""
-    from ase.io.abinit import read_abinit_out
-
-    text = _text(path)
-    complete = "Calculation completed" in text
-
-    def read() -> Atoms:
-        results = read_abinit_out(io.StringIO(text))
-        if isinstance(results, Atoms):
-            return results
-        atoms = results.pop("atoms")
-        from ase.calculators.singlepoint import SinglePointCalculator
-
-        atoms.calc = SinglePointCalculator(atoms)
-        atoms.calc.results.update(results)
-        return atoms
-
-    steps = _images(read, complete=complete)
-    if "was not enough SCF cycles to converge" in text:
-        message = _found(r"(nstep=\s*\d+ was not enough SCF cycles to converge)", text)
-        steps[-1].refuse("unconverged_electronic", message)
-    level = named_level(
-        "abinit",
-        _found(r"^\s*ixc\s+(-?\d+)", text, "1"),
-        cutoff=hartree_cutoff(_number(r"^\s*ecut\s+(\S+) Hartree", text)),
-        spin="polarised" if _found(r"nsppol\s*=\s*(\d)", text) == "2" else "none",
-    )
-    return _run(steps, level, complete=complete, relaxed=None)
-
-
 def parse_orca(path: Path) -> Run:
     """Read ORCA's output."""
     from ase.io import read as ase_read
@@ -159,7 +128,13 @@ def parse_orca(path: Path) -> Run:
     if "SCF NOT CONVERGED" in text:
         steps[-1].refuse("unconverged_electronic", "SCF NOT CONVERGED")
     relaxing = "GEOMETRY OPTIMIZATION CYCLE" in text
-    return _run(steps, _orca_level(text), complete=complete, relaxed="HURRAY" in text if relaxing else None)
+    run = _run(steps, _orca_level(text), complete=complete, relaxed="HURRAY" in text if relaxing else None)
+    if run.relaxed and "FINAL ENERGY EVALUATION AT THE STATIONARY POINT" in text and len(steps) > 1:
+        last = steps[-1].atoms
+        if last is not None and last.calc is not None and "forces" not in last.calc.results:
+            # That evaluation has no gradient; the cycle that converged before it has its own energy and gradient.
+            run.result = len(steps) - 2
+    return run
 
 
 def _orca_level(text: str) -> LevelOfTheory | str:

@@ -56,7 +56,7 @@ class HarvestReport:
         return dict(sorted(Counter(item.reason for item in self.rejections).items()))
 
 
-class _Collector:
+class Collector:
     """The judgements that need to see all files: duplicates and mixed pseudopotentials."""
 
     def __init__(self, report: HarvestReport, *, drop_duplicates: bool) -> None:
@@ -140,7 +140,7 @@ def harvest_frames(
         raise InputError(f"There is no energy '{options.energy}'.", remedy="Use 'free' or 'sigma0'.")
     bases = _bases(path)
     settings = options.settings or CurationSettings()
-    collector = _Collector(report, drop_duplicates=settings.drop_duplicates)
+    collector = Collector(report, drop_duplicates=settings.drop_duplicates)
     for outcomes in read_runs(_runs(bases, report), options, processes=processes, timeout=timeout):
         for outcome in outcomes:
             yield from collector.add(outcome)
@@ -258,12 +258,29 @@ def harvest_dataset(
     DatasetError
         If ``output`` exists.
     """
+    report = HarvestReport()
+    frames = harvest_frames(path, report, HarvestOptions(**options), processes=max(1, processes), timeout=timeout)
+    write_harvest(frames, report, Path(output), name=name)
+    return report
+
+
+def write_harvest(frames: Iterable[Atoms], report: HarvestReport, folder: Path, *, name: str = "") -> None:
+    """Write frames to a dataset as they come; ``report`` is complete when they end. No frame, no folder.
+
+    Parameters
+    ----------
+    frames
+        What ``harvest_frames`` or ``iterate_store`` yields.
+    report
+        Filled by them on the way.
+    folder
+        The dataset folder; must not exist.
+    name
+        Name of the dataset; the folder's by default.
+    """
     from atomfoundry.datasets.metadata import METADATA_FILE, DatasetMetadata
     from atomfoundry.datasets.writer import new_folder, write_shards
 
-    report = HarvestReport()
-    folder = Path(output)
-    frames = harvest_frames(path, report, HarvestOptions(**options), processes=max(1, processes), timeout=timeout)
     try:
         with new_folder(folder) as temporary:
             # The levels are known only when all is read, so the parts of Dataset.create are put together here.
@@ -283,4 +300,3 @@ def harvest_dataset(
             (temporary / METADATA_FILE).write_text(metadata.text(), encoding="utf-8")
     except _Nothing:
         pass
-    return report

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import os
+import uuid
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from atomfoundry.harvest.formats import RunFiles, find_runs, parser_of
-from atomfoundry.harvest.run import ParseFailure, Run, open_text
+from atomfoundry.harvest.run import ParseFailure, Run
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
 _FINISHED = ("finished", "relaxed")
-_TEMPERATURE = re.compile(r"\(temperature\s+([-+\d.Ee]+)\s*K\)")
 
 
 @dataclass
@@ -36,6 +37,12 @@ class RunConvergence:
         eV/A, the largest |F_i|.
     pressures
         GPa, positive when compressed; NaN without a stress.
+    n_atoms
+        Of the last step that could be read.
+    dynamics
+        Several steps of a run that is no relaxation.
+    temperatures
+        K, of the steps of a dynamics, where the output prints them.
     """
 
     source: str
@@ -44,6 +51,9 @@ class RunConvergence:
     energy_changes: list[float] = field(default_factory=list)
     max_forces: list[float] = field(default_factory=list)
     pressures: list[float] = field(default_factory=list)
+    n_atoms: int = 0
+    dynamics: bool = False
+    temperatures: list[float] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -62,7 +72,9 @@ def _status(run: Run) -> str:
 
 
 def _follow(run: Run, source: str) -> RunConvergence:
-    record = RunConvergence(source, _status(run))
+    record = RunConvergence(source, _status(run), temperatures=list(run.temperatures))
+    record.dynamics = run.relaxed is None and len(run.steps) > 1
+    record.n_atoms = next((len(step.atoms) for step in reversed(run.steps) if step.atoms is not None), 0)
     for step in run.steps:
         results = {} if step.atoms is None or step.atoms.calc is None else step.atoms.calc.results
         forces, stress = results.get("forces"), results.get("stress")
@@ -101,27 +113,71 @@ def convergence_table(tree: str | Path) -> list[RunConvergence]:
             except ParseFailure as failure:
                 record = RunConvergence(name, failure.reason)
                 continue
+            except (OSError, MemoryError, RecursionError, UnicodeError):
+                record = RunConvergence(name, "unreadable")
+                continue
             record = _follow(run, name)
             break
         records.append(record)
     return records
 
 
-def resubmission_list(tree: str | Path) -> list[tuple[str, str]]:
+def resubmission_list(tree: str | Path, records: Iterable[RunConvergence] | None = None) -> list[tuple[str, str]]:
     """Return (folder, reason) of the runs of a tree that did not end well, in order.
 
     Parameters
     ----------
     tree
-        As for ``convergence_table``. A folder counts as done if one of its runs of that name is.
+        As for ``convergence_table``; the folders are relative to it.
+    records
+        What ``convergence_table`` gave, so that nothing is read twice.
     """
     base = Path(tree)
     unfinished: dict[str, str] = {}
-    for record in convergence_table(base):
+    for record in convergence_table(base) if records is None else records:
         if not record.done:
             place = Path(record.source).parent if base.is_dir() else base.parent
             unfinished.setdefault(str(place), record.status)
     return list(unfinished.items())
+
+
+def write_resubmission_list(
+    path: str | Path, tree: str | Path, records: Iterable[RunConvergence] | None = None
+) -> list[tuple[str, str]]:
+    """Write the folders of unfinished runs, one a line, for a shell.
+
+    ``while IFS= read -r folder; do (cd "$folder" && sbatch job.sh); done < FILE``
+
+    Parameters
+    ----------
+    path
+        File to write; replaced when complete.
+    tree, records
+        As for ``resubmission_list``.
+
+    Returns
+    -------
+    list of tuple
+        As ``resubmission_list``.
+    """
+    base = Path(tree)
+    unfinished = resubmission_list(base, records)
+    folders = [str(base / place) if base.is_dir() else place for place, _ in unfinished]
+    write_text(Path(path), "".join(f"{folder}\n" for folder in folders))
+    return unfinished
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write a text file that appears when it is complete."""
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -157,12 +213,5 @@ def molecular_dynamics(path: str | Path) -> MolecularDynamics:
     found = next(iter(find_runs(file)))
     if not isinstance(found, RunFiles):
         raise ParseFailure("unknown_format", f"'{file}' is not the output of a code that is known")
-    kind = found.files[0][2]
-    energies = _follow(parser_of(kind)(file), file.name).energies
-    temperatures: list[float] = []
-    if kind == "outcar":
-        with open_text(file) as stream:
-            temperatures = [
-                float(match[1]) for line in stream if "EKIN" in line and (match := _TEMPERATURE.search(line))
-            ]
-    return MolecularDynamics(temperatures, energies)
+    record = _follow(parser_of(found.files[0][2])(file), file.name)
+    return MolecularDynamics(record.temperatures, record.energies)

@@ -13,13 +13,13 @@ from atomfoundry.harvest.run import Parser, read_head
 
 _PARSERS = {
     "vasprun": "vasp:parse_vasprun",
-    "outcar": "vasp:parse_outcar",
+    "outcar": "outcar:parse_outcar",
     "espresso": "espresso:parse_espresso",
     "espresso_xml": "espresso:parse_espresso_xml",
     "cp2k": "cp2k:parse_cp2k",
     "fhi-aims": "codes:parse_aims",
     "castep": "codes:parse_castep",
-    "abinit": "codes:parse_abinit",
+    "abinit": "abinit:parse_abinit",
     "orca": "codes:parse_orca",
     "gpaw": "codes:parse_gpaw",
     "gpaw_text": "codes:parse_gpaw_text",

@@ -179,7 +179,7 @@ def taskdoc_run(document: Mapping[str, Any]) -> Run:
                     record.get("e_fr_energy"),
                     record.get("forces"),
                     None if stress is None else -np.array(stress, dtype=float) * KBAR,
-                    sigma0=record.get("e_0_energy"),
+                    sigma0=_sigma0(record, electronic),
                 )
                 if len(electronic) >= limit:
                     step.refuse("unconverged_electronic", f"{len(electronic)} electronic steps of at most {limit}")
@@ -199,6 +199,14 @@ def taskdoc_run(document: Mapping[str, Any]) -> Run:
         level=None if isinstance(level, str) else level,
         level_problem=level if isinstance(level, str) else "",
     )
+
+
+def _sigma0(record: Mapping[str, Any], electronic: list[Mapping[str, Any]]) -> float | None:
+    """Return the energy at zero smearing; as in ``vasprun.xml``, VASP 5's own of the whole step can be wrong."""
+    last = electronic[-1] if electronic else {}
+    if "e_0_energy" in last and "e_fr_energy" in last and record.get("e_fr_energy") is not None:
+        return float(record["e_fr_energy"]) + float(last["e_0_energy"]) - float(last["e_fr_energy"])
+    return record.get("e_0_energy")
 
 
 def _taskdoc_level(calc: Mapping[str, Any]) -> LevelOfTheory | str:

@@ -10,6 +10,7 @@ from typing import Literal
 from ase import Atoms
 
 from atomfoundry.datasets import CurationSettings, curate, with_metadata
+from atomfoundry.datasets.frame import complete_info
 from atomfoundry.documents import LabelFailure, LevelOfTheory
 from atomfoundry.errors import StructureError
 from atomfoundry.harvest.formats import RunFiles, parser_of
@@ -131,9 +132,10 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
     if run.complete and run.relaxed is False:
         flags.append("unconverged_ionic")
     if options.steps == "last":
-        numbered = numbered[-1:]
+        numbered = numbered[-1:] if run.result is None else [numbered[run.result]]
         _mark_unfinished(run, numbered[0][1] if numbered else None)
     good: list[Atoms] = []
+    formulas: dict[bytes, str] = {}
     for number, step in numbered:
         source = f"{outcome.name}#{number}" if len(run.steps) > 1 else outcome.name
         if step.reason is None and options.energy == "sigma0":
@@ -142,9 +144,12 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
             outcome.rejections.append(rejection(source, step.reason or "unreadable", step.message, step.atoms))
             continue
         atoms = step.atoms
+        # The steps of a run have one formula, and ASE takes long to find it.
+        composition = atoms.numbers.tobytes()
+        formula = formulas.get(composition) or formulas.setdefault(composition, atoms.get_chemical_formula())
         atoms.info.update(
             source=source,
-            group_id=f"{key or outcome.name}:{atoms.get_chemical_formula()}",
+            group_id=f"{key or outcome.name}:{formula}",
             sampling="harvest",
             flags=[*atoms.info.get("flags", []), *flags],
             level="" if level is None else level.id,
@@ -157,7 +162,9 @@ def _judge(run: Run, outcome: FileOutcome, key: str, options: HarvestOptions) ->
     settings = options.settings or CurationSettings()
     kept, refused = curate(good, settings)
     outcome.rejections += refused
-    outcome.frames += [with_metadata(atoms) for atoms in kept]
+    for atoms in kept:
+        atoms.info = complete_info(atoms)
+    outcome.frames += kept
     outcome.level, outcome.potentials = level, run.potentials
 
 

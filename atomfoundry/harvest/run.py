@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO, cast
@@ -69,6 +69,10 @@ class Run:
         Element -> pseudopotential, as the output names it.
     kpoints
         The mesh, as the output names it.
+    result
+        Number of the step that is the run's result, where it is not the last: a program may end with an energy alone.
+    temperatures
+        K, of each step of a dynamics, where the output prints them.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -79,6 +83,8 @@ class Run:
     level_problem: str = ""
     potentials: dict[str, str] = field(default_factory=dict)
     kpoints: str | None = None
+    result: int | None = None
+    temperatures: list[float] = field(default_factory=list)
 
 
 Parser = Callable[[Path], Run]
@@ -107,7 +113,7 @@ def labelled_step(
     sigma0
         eV, extrapolated to zero smearing.
     """
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     bare.info = {key: atoms.info[key] for key in ("charge", "spin_multiplicity") if key in atoms.info}
     if not len(bare):
         return Step(None, "unreadable", "a structure without atoms")
@@ -136,30 +142,6 @@ def open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8", errors="replace"))
     return path.open(encoding="utf-8", errors="replace")
-
-
-class ScannedLines:
-    """A text file that shows each line to a scanner while a library's parser reads it: one pass for two."""
-
-    # The library looks for POSCAR and CONTCAR beside this name, to read constraints we do not want.
-    name = "/dev/null/OUTCAR"
-
-    def __init__(self, stream: TextIO, scan: Callable[[str], None]) -> None:
-        self._stream, self._scan = stream, scan
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the lines."""
-        return self
-
-    def __next__(self) -> str:
-        """Return the next line."""
-        line = next(self._stream)
-        self._scan(line)
-        return line
-
-    def readline(self) -> str:
-        """Return the next line, nothing at the end."""
-        return next(self, "")
 
 
 def describe(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""VASP: ``vasprun.xml`` by pymatgen, ``OUTCAR`` by ASE, and what both leave to be judged."""
+"""VASP: ``vasprun.xml`` by pymatgen, and what it leaves to be judged."""
 
 from __future__ import annotations
 
@@ -11,37 +11,24 @@ import numpy as np
 from ase import Atoms
 
 from atomfoundry.harvest.levels import vasp_level
-from atomfoundry.harvest.run import (
-    ParseFailure,
-    Run,
-    ScannedLines,
-    Step,
-    describe,
-    labelled_step,
-    open_text,
-    read_head,
-)
+from atomfoundry.harvest.run import ParseFailure, Run, Step, describe, labelled_step, open_text, read_head
 from atomfoundry.units import KBAR
 
-_RELAXATIONS = (1, 2, 3)
+RELAXATIONS = (1, 2, 3)
+"""Values of IBRION that move atoms towards a minimum."""
+
 _POST_SCF = 1e-5
-_HEADER_TAG = re.compile(
-    r"\b(GGA|METAGGA|LHFCALC|IVDW|ENCUT|ISPIN|ISMEAR|SIGMA|NELM|NSW|IBRION|AEXX|HFSCREEN|LUSE_VDW|ZAB_VDW"
-    r"|LSORBIT|LNONCOLLINEAR|LDAUTYPE)\s*=\s*([^\s;]+)",
-    re.IGNORECASE,
-)
-_ITERATION = re.compile(r"Iteration\s+(\d+)\(\s*(\d+)\)")
 
 
 def parse_vasprun(path: Path) -> Run:
     """Read ``vasprun.xml``; one pass."""
-    from pymatgen.io.vasp import Vasprun
+    from atomfoundry.harvest.vasprun import FrameVasprun
 
     complete = True
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            run = Vasprun(
+            run = FrameVasprun(
                 str(path),
                 parse_dos=False,
                 parse_eigen=False,
@@ -64,7 +51,7 @@ def parse_vasprun(path: Path) -> Run:
         post_scf = post_scf or abs(correction) > _POST_SCF
         steps.append(step)
     relaxed: bool | None = None
-    if ibrion in _RELAXATIONS and nsw > 0:
+    if ibrion in RELAXATIONS and nsw > 0:
         relaxed = (complete and len(records) < nsw) or _forces_small(steps, parameters)
     tags: dict[str, Any] = {**parameters, **run.incar}
     if post_scf and not tags.get("IVDW"):
@@ -77,7 +64,7 @@ def parse_vasprun(path: Path) -> Run:
         relaxed=relaxed,
         level=None if isinstance(level, str) else level,
         level_problem=level if isinstance(level, str) else "",
-        potentials={_element(title): title for title in run.potcar_symbols},
+        potentials={element_of(title): title for title in run.potcar_symbols},
         kpoints=_mesh(run),
     )
 
@@ -114,18 +101,19 @@ def _vasprun_step(record: dict[str, Any], limit: int) -> tuple[Step, float]:
             # The final block of VASP 5 has a wrong e_0_energy; the last electronic step's lacks dispersion.
             sigma0 = float(energy) + float(last["e_0_energy"]) - float(last["e_fr_energy"])
     stress = record.get("stress")
-    atoms = Atoms([site.specie.Z for site in structure], structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
+    atoms = Atoms(numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=True)
     # VASP prints kbar, positive where the cell wants to expand.
     tensor = None if stress is None else -np.array(stress, dtype=float) * KBAR
     step = labelled_step(atoms, energy, record.get("forces"), tensor, sigma0=sigma0)
     if not electronic:
         step.refuse("no_scf", "the step has no electronic steps (a force field made it)")
     elif len(electronic) >= limit:
-        step.refuse("unconverged_electronic", _without_convergence(len(electronic), limit))
+        step.refuse("unconverged_electronic", without_convergence(len(electronic), limit))
     return step, correction if np.isfinite(correction) else 0.0
 
 
-def _without_convergence(steps: int, limit: int) -> str:
+def without_convergence(steps: int, limit: int) -> str:
+    """Say that a step used up its electronic steps."""
     return f"{steps} electronic steps of at most {limit}, without convergence"
 
 
@@ -141,11 +129,12 @@ def _forces_small(steps: list[Step], parameters: dict[str, Any]) -> bool:
 def _hubbard(run: Any) -> dict[str, float] | None:
     values = run.parameters.get("LDAUU") or run.incar.get("LDAUU") or []
     titles = run.potcar_symbols
-    named = {_element(title): float(value) for title, value in zip(titles, values, strict=False)}
+    named = {element_of(title): float(value) for title, value in zip(titles, values, strict=False)}
     return {element: value for element, value in sorted(named.items()) if value}
 
 
-def _element(title: str) -> str:
+def element_of(title: str) -> str:
+    """Return the element of a POTCAR by its title, e.g. ``PAW_PBE Fe_pv 02Aug2007``."""
     words = title.split()
     return words[1].split("_")[0].rstrip("0123456789.") if len(words) > 1 else title
 
@@ -176,119 +165,3 @@ def _twin_ivdw(path: Path) -> int | None:
         except (OSError, EOFError):
             continue
     return None
-
-
-class _OutcarScan:
-    """What ASE leaves out of an OUTCAR: convergence, the end of the run, the level of theory."""
-
-    def __init__(self) -> None:
-        self.tags: dict[str, Any] = {}
-        self.titles: list[str] = []
-        self.iterations: dict[int, int] = {}
-        self.converged: set[int] = set()
-        self.complete = self.reached = False
-        self.hubbard: list[float] = []
-        self.current = 0
-        self.tables: list[tuple[int, int]] = []
-        self._header = True
-        self._forces = self._stresses = 0
-
-    def __call__(self, line: str) -> None:
-        if "Iteration" in line and (match := _ITERATION.search(line)):
-            self.current = int(match[1])
-            self.iterations[self.current] = int(match[2])
-        elif "EDIFF is reached" in line:
-            self.converged.add(self.current)
-        elif "General timing and accounting" in line:
-            self.complete = True
-        elif "reached required accuracy" in line:
-            self.reached = True
-        elif "TOTAL-FORCE (eV/Angst)" in line:
-            self._forces += 1
-        elif "  in kB  " in line:
-            self._stresses += 1
-        elif "FREE ENERGIE OF THE ION-ELECTRON SYSTEM" in line:
-            self.tables.append((self._forces, self._stresses))
-            self._forces = self._stresses = 0
-            self._header = False
-        elif self._header and "=" in line and not line.startswith((" |", "|")):
-            self._read_tags(line)
-
-    def _read_tags(self, line: str) -> None:
-        if "TITEL" in line:
-            self.titles.append(line.split("=", 1)[1].strip())
-        elif "U (eV) for each species" in line or "LDAUU" in line:
-            numbers = re.findall(r"-?\d+\.\d+", line.split("=", 1)[-1])
-            self.hubbard = [float(number) for number in numbers] or self.hubbard
-        else:
-            for name, value in _HEADER_TAG.findall(line):
-                # A default ("METAGGA=F") is printed after what the user set.
-                if name.upper() == "METAGGA" and value == "F" and self.tags.get("METAGGA"):
-                    continue
-                self.tags[name.upper()] = value
-
-    def number(self, name: str, default: int) -> int:
-        try:
-            return int(float(self.tags.get(name, default)))
-        except ValueError:
-            return default
-
-
-def parse_outcar(path: Path) -> Run:
-    """Read ``OUTCAR``; one pass."""
-    from ase.io.vasp_parsers import vasp_outcar_parsers as ase_parsers
-
-    # Only what a frame needs: ASE's other tables stumble over overflowing numbers of no interest here.
-    in_step = (ase_parsers.Cell, ase_parsers.PositionsAndForces, ase_parsers.Stress, ase_parsers.Energy)
-    in_header = (ase_parsers.SpeciesTypes, ase_parsers.IonsPerSpecies)
-    step_parser = ase_parsers.OutcarChunkParser(parsers=ase_parsers.DefaultParsersContainer(*in_step).make_parsers())
-    header_parser = ase_parsers.OutcarHeaderParser(
-        parsers=ase_parsers.DefaultParsersContainer(*in_header).make_parsers()
-    )
-    scan = _OutcarScan()
-    steps: list[Step] = []
-    failure: Exception | None = None
-    try:
-        with open_text(path) as stream:
-            for chunk in ase_parsers.outcarchunks(ScannedLines(stream, scan), step_parser, header_parser):
-                try:
-                    atoms = chunk.build()
-                # ASE raises whatever it stumbles over in a broken step; the other steps may be good.
-                except Exception as error:
-                    steps.append(Step(None, "unreadable", describe(error)))
-                    continue
-                results = atoms.calc.results
-                energy = results.get("free_energy")
-                step = labelled_step(
-                    atoms, energy, results.get("forces"), results.get("stress"), sigma0=results.get("energy")
-                )
-                if energy is None:
-                    step.refuse("no_energy", "the step has no free energy")
-                steps.append(step)
-    except Exception as error:
-        failure = error
-    if not any(step.atoms is not None for step in steps):
-        reason = "unreadable" if scan.complete else "truncated"
-        message = describe(failure) if failure else (steps[-1].message if steps else "no ionic step was finished")
-        raise ParseFailure(reason, message)
-    limit = scan.number("NELM", 60)
-    for number, step in enumerate(steps, start=1):
-        forces, stresses = scan.tables[number - 1]
-        if forces != 1 or stresses > 1:
-            # A line of another step is missing or doubled, so the tables may belong to different structures.
-            step.refuse("unreadable", f"{forces} tables of forces and {stresses} of stress in one ionic step")
-        if number not in scan.converged and scan.iterations.get(number, 0) >= limit:
-            step.refuse("unconverged_electronic", _without_convergence(scan.iterations[number], limit))
-    relaxing = scan.number("IBRION", -1) in _RELAXATIONS and scan.number("NSW", 0) > 0
-    if any(scan.hubbard):
-        named = zip((_element(title) for title in scan.titles), scan.hubbard, strict=False)
-        scan.tags["hubbard_u"] = {element: value for element, value in sorted(named) if value}
-    level = vasp_level(scan.tags, scan.titles)
-    return Run(
-        steps,
-        complete=scan.complete and failure is None,
-        relaxed=scan.reached if relaxing else None,
-        level=None if isinstance(level, str) else level,
-        level_problem=level if isinstance(level, str) else "",
-        potentials={_element(title): title for title in scan.titles},
-    )

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
@@ -183,12 +184,23 @@ def _lost(
         task.done = True
 
 
+def _load_vesin() -> None:
+    """Import vesin without torch, which it would load for two seconds and 300 MB that no reader needs."""
+    if "torch" in sys.modules:
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import_module("vesin")
+    finally:
+        del sys.modules["torch"]
+
+
 def serve(link: Connection) -> None:
     """Read what comes over the link until it closes: the worker's side."""
+    _load_vesin()
     # Their loading must not count as reading.
     import ase.io.trajectory
     import ase.io.vasp_parsers.vasp_outcar_parsers  # noqa: F401
-    import vesin  # noqa: F401
 
     from atomfoundry.harvest.frames import parse_frames  # noqa: F401
     from atomfoundry.harvest.judge import read_file

@@ -17,6 +17,7 @@ from atomfoundry.documents import (
     DatasetDoc,
     ForgettingDoc,
     FoundryDocument,
+    HarvestDoc,
     LabelDoc,
     LabelSetDoc,
     ModelDoc,
@@ -195,6 +196,16 @@ class ResultsDB:
             Filter.
         """
         return self.find(LabelSetDoc, where)
+
+    def harvests(self, where: dict | None = None) -> list[Result[HarvestDoc]]:
+        """Find what finished calculations gave.
+
+        Parameters
+        ----------
+        where
+            Filter.
+        """
+        return self.find(HarvestDoc, where)
 
     def datasets(self, where: dict | None = None) -> list[Result[DatasetDoc]]:
         """Find datasets.
