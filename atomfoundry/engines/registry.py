@@ -12,6 +12,7 @@ from atomfoundry.errors import UnknownEngineError
 _ENGINES = {
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
+    "gpaw": "atomfoundry.engines.gpaw.engine:GpawEngine",
     "pyscf": "atomfoundry.engines.pyscf:PyscfEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",
 }
