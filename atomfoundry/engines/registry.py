@@ -10,6 +10,7 @@ from atomfoundry.engines.base import Engine, build_engine
 from atomfoundry.errors import UnknownEngineError
 
 _ENGINES = {
+    "abinit": "atomfoundry.engines.abinit:AbinitEngine",
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
     "gpaw": "atomfoundry.engines.gpaw.engine:GpawEngine",

@@ -36,7 +36,7 @@ _PBE = (
     "Xe Y Yb Zn Zr"
 )
 GPAW_ELEMENTS = frozenset(_PBE.split())
-_LANTHANIDES = frozenset("Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu".split())
+_LANTHANIDES = frozenset(["Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu"])
 
 _SMEARINGS: dict[str, dict[str, Any]] = {
     "fermi-dirac": {"name": "fermi-dirac"},
