@@ -192,11 +192,17 @@ class AbinitEngine(Engine):
         species = sorted(set(atoms.numbers))
         files = _psp8_files(atoms.get_chemical_symbols())
         ordered = [files[number] for number in species]
-        variables = self._variables(atoms, files) | changes | (self.variables or {})
-        unpaired = _unpaired(atoms, round(sum(_valence(files[number]) for number in atoms.numbers)))
+        variables = self._variables(atoms, files) | changes
+        n_electrons = round(sum(_valence(files[number]) for number in atoms.numbers))
+        unpaired = _unpaired(atoms, n_electrons)
         if unpaired:
             structure.set_initial_magnetic_moments([unpaired / len(atoms)] * len(atoms))
             variables["spinmagntarget"] = float(unpaired)
+        if unpaired == n_electrons == 1:
+            # Hydrogen: a spin without electrons has no Fermi level.
+            del variables["spinmagntarget"]
+            variables |= {"nband": [1, 1], "occopt": 2, "occ": [1.0, 0.0]}
+        variables |= self.variables or {}
         path = directory / _INPUT
         with path.open("w") as stream:
             write_abinit_in(stream, structure, variables, species, [file.name for file in ordered])

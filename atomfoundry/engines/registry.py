@@ -12,6 +12,7 @@ from atomfoundry.errors import UnknownEngineError
 _ENGINES = {
     "abinit": "atomfoundry.engines.abinit:AbinitEngine",
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
+    "cp2k": "atomfoundry.engines.cp2k.engine:Cp2kEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
     "gpaw": "atomfoundry.engines.gpaw.engine:GpawEngine",
     "pyscf": "atomfoundry.engines.pyscf:PyscfEngine",
