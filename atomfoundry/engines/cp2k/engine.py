@@ -77,7 +77,7 @@ class Cp2kEngine(Engine):
 
     basis: str = "DZVP-MOLOPT-SR-GTH"
     cutoff: float = 400 * RYDBERG
-    relative_cutoff: float = 60 * RYDBERG
+    relative_cutoff: float = 50 * RYDBERG
     kpoint_spacing: float = 0.4
     smearing_width: float = 0.05
     vacuum: float = 5.0
@@ -229,7 +229,7 @@ class Cp2kEngine(Engine):
                 "CUTOFF": f"[eV] {self.cutoff:.10g}",
                 "REL_CUTOFF": f"[eV] {self.relative_cutoff:.10g}",
             },
-            "QS": {"METHOD": "GPW", "EPS_DEFAULT": 1e-12},
+            "QS": {"METHOD": "GPW", "EPS_DEFAULT": 1e-10},
             "SCF": {
                 "SCF_GUESS": "ATOMIC",
                 "EPS_SCF": self.scf_tolerance,
