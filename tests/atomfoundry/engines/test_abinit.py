@@ -97,10 +97,8 @@ class TestFailures:
         return caught.value
 
     def test_message_of_the_code(self, stand_in, strained_silicon, tmp_path):
-        stand_in(
-            "abinit",
-            script="printf -- '--- !ERROR\\nsrc_file: m.F90\\nmessage: |\\n    Too few\\n    planewaves\\n...\\n'; exit 14",
-        )
+        message = r"--- !ERROR\nsrc_file: m.F90\nmessage: |\n    Too few\n    planewaves\n...\n"
+        stand_in("abinit", script=f"printf -- '{message}'; exit 14")
         error = self.compute(strained_silicon, tmp_path)
         assert error.reason == "crashed"
         assert "Too few planewaves" in str(error)
