@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.engines.base import Engine, SinglePoint
     from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines.gpaw.install import install_gpaw
     from atomfoundry.engines.registry import get_engine, list_engines
 
 _HOMES = {
@@ -15,10 +16,11 @@ _HOMES = {
     "SinglePoint": "atomfoundry.engines.base",
     "get_engine": "atomfoundry.engines.registry",
     "install_espresso": "atomfoundry.engines.espresso.install",
+    "install_gpaw": "atomfoundry.engines.gpaw.install",
     "list_engines": "atomfoundry.engines.registry",
 }
 
-__all__ = ["Engine", "SinglePoint", "get_engine", "install_espresso", "list_engines"]
+__all__ = ["Engine", "SinglePoint", "get_engine", "install_espresso", "install_gpaw", "list_engines"]
 
 
 def __getattr__(name: str) -> Any:
