@@ -21,7 +21,12 @@ from atomfoundry.engines.atoms import unpaired_electrons
 from atomfoundry.engines.base import Engine, SinglePoint
 from atomfoundry.engines.espresso.cell import boxed, kpoint_grid
 from atomfoundry.engines.espresso.install import psp8_folder
-from atomfoundry.engines.espresso.pseudopotentials import FAMILY, SPMS_ELEMENTS
+from atomfoundry.engines.espresso.pseudopotentials import (
+    FAMILY,
+    MINIMUM_CUTOFFS,
+    SPMS_ELEMENTS,
+    UNMEASURED_CUTOFF,
+)
 from atomfoundry.engines.process import find_program, last_line, run_child
 from atomfoundry.engines.time_limit import TimeLimit
 from atomfoundry.errors import ConfigurationError, EngineUnavailableError, LabelError
@@ -111,6 +116,38 @@ class AbinitEngine(Engine):
     def supported_elements(self) -> set[str]:
         """Return the elements with a pseudopotential."""
         return set(SPMS_ELEMENTS)
+
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings with a cutoff that all elements can bear, and k-points for any crystal.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols.
+        """
+        return self.settings() | {
+            "ecut": max(self.ecut, _needed_cutoff(symbols)),
+            "kpoint_spacing": min(self.kpoint_spacing, type(self).kpoint_spacing),
+        }
+
+    def check_elements(self, symbols: Iterable[str]) -> None:
+        """Check that there are pseudopotentials, and that the cutoff is one they can bear.
+
+        Raises
+        ------
+        UnsupportedElementError
+            Naming the elements without one.
+        ConfigurationError
+            If the cutoff is too low for an element: such labels would be wrong without a sign of it.
+        """
+        elements = sorted(set(symbols))
+        super().check_elements(elements)
+        needed = _needed_cutoff(elements)
+        if self.ecut < needed - 1e-6:
+            raise ConfigurationError(
+                f"abinit: a cutoff of {self.ecut:.6g} eV is too low for {' '.join(elements)}.",
+                remedy=f"Set ecut to {math.ceil(needed)} eV or more.",
+            )
 
     def check_available(self) -> None:
         """Check for ABINIT and the pseudopotentials.
@@ -236,6 +273,10 @@ class AbinitEngine(Engine):
             "chksymtnons": 0,
             **dict.fromkeys(("prtwf", "prtden", "prteig", "prtebands", "prtgsr"), 0),
         }
+
+
+def _needed_cutoff(elements: Iterable[str]) -> float:
+    return max((MINIMUM_CUTOFFS.get(element, UNMEASURED_CUTOFF) for element in elements), default=0.0)
 
 
 def _command() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -123,6 +124,16 @@ class Cp2kEngine(Engine):
     def supported_elements(self) -> set[str]:
         """Return the elements with basis set and pseudopotential."""
         return set(_MOLECULAR) if self.basis.endswith("-MOLOPT-GTH") else set(VALENCE)
+
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings with k-points for any crystal.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols.
+        """
+        return self.settings() | {"kpoint_spacing": min(self.kpoint_spacing, type(self).kpoint_spacing)}
 
     def check_available(self) -> None:
         """Check for CP2K.

@@ -6,6 +6,7 @@ import json
 import os
 import pprint
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,7 +85,7 @@ class GpawEngine(Engine):
     datasets
         Name of the PAW data sets; give your own name where ``GPAW_SETUP_PATH`` names others.
     parameters
-        Further plain parameters of GPAW, ``{"charge": 0}``; part of the level of theory.
+        Further plain parameters of GPAW, ``{"gpts": [24, 24, 24]}``; part of the level of theory.
     """
 
     name: ClassVar[str] = "gpaw"
@@ -143,6 +144,17 @@ class GpawEngine(Engine):
         """Return the elements with a data set."""
         revised = self.functional in ("RPBE", "revPBE")
         return set(GPAW_ELEMENTS - _LANTHANIDES) if revised else set(GPAW_ELEMENTS)
+
+    def settings_for(self, symbols: Iterable[str]) -> dict[str, Any]:
+        """Return settings with k-points and bands for any structure.
+
+        Parameters
+        ----------
+        symbols
+            Chemical symbols.
+        """
+        spacing = min(self.kpoint_spacing, type(self).kpoint_spacing)
+        return self.settings() | {"kpoints": None, "bands": None, "kpoint_spacing": spacing}
 
     def check_available(self) -> None:
         """Check that GPAW and its data sets are there and know the functional.

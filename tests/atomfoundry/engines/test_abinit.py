@@ -55,6 +55,13 @@ class TestSettings:
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             get_engine("abinit", **wrong)
 
+    def test_cutoff_that_is_too_low_for_an_element(self):
+        engine = get_engine("abinit", ecut=30 * RYDBERG)
+        engine.check_elements(["Si", "H"])
+        with pytest.raises(ConfigurationError, match="too low for O Si"):
+            engine.check_elements(["Si", "O"])
+        get_engine("abinit", **engine.settings_for(["Si", "O"])).check_elements(["Si", "O"])
+
     def test_command_that_is_none(self, monkeypatch):
         monkeypatch.setenv("ATOMFOUNDRY_ABINIT_COMMAND", "no-such-program -np 4 abinit")
         settings.cache_clear()
@@ -80,7 +87,7 @@ class TestSettings:
     @needs_files
     def test_species_keep_their_pseudopotentials(self, tmp_path):
         atoms = molecule("CH3SiH3")
-        (path,) = get_engine("abinit").write_inputs(atoms, tmp_path)
+        (path,) = get_engine("abinit", ecut=60 * RYDBERG).write_inputs(atoms, tmp_path)
         words = path.read_text()
         assert [int(z) for z in words.split("znucl")[1].split("\n")[0].split()] == [1, 6, 14]
         order = [words.index(f"{number}_{symbol}_") for number, symbol in (("01", "H"), ("06", "C"), ("14", "Si"))]

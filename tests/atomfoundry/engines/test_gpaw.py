@@ -70,6 +70,10 @@ class TestSettings:
         assert "Gd" in get_engine("gpaw").supported_elements()
         assert "Gd" not in get_engine("gpaw", functional="RPBE").supported_elements()
 
+    def test_settings_for_any_structure(self):
+        tuned = get_engine("gpaw", kpoints=[4, 4, 4], bands=6).settings_for(["Si", "H"])
+        assert (tuned["kpoints"], tuned["bands"], tuned["kpoint_spacing"]) == (None, None, 0.4)
+
     def test_parameters_follow_the_structure(self, strained_silicon):
         engine = get_engine("gpaw", kpoint_spacing=0.8)
         _, crystal = engine.input_parameters(strained_silicon)
