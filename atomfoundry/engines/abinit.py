@@ -1,8 +1,8 @@
 """ABINIT as an engine: plane waves and the norm-conserving pseudopotentials that Quantum ESPRESSO uses here.
 
-Input and output go through ASE's reader and writer. atomate2's ABINIT Makers were tried and are not used inside a
-batch of labels: each is a job of its own, needs abipy and its table of pseudopotentials, looks at the
-clock every 30 s and leaves a killed run's children behind.
+Input and output go through ASE's writer and reader. atomate2's ABINIT Makers do not suffice inside a batch of labels:
+each is a job of its own, needs abipy (500 MB installed) and its tables of pseudopotentials, and its runner
+looks at the clock every 30 s.
 """
 
 from __future__ import annotations

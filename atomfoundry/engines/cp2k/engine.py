@@ -1,4 +1,10 @@
-"""CP2K as an engine: Gaussian basis sets, plane waves for the density, Goedecker-Teter-Hutter pseudopotentials."""
+"""CP2K as an engine: Gaussian basis sets, plane waves for the density, Goedecker-Teter-Hutter pseudopotentials.
+
+atomate2's CP2K Makers do not suffice inside a batch of labels: each is a job of its own whose default input (radii to
+1e-16, cutoffs from the exponents) cost two-atom silicon 203 CPU seconds, and they need a data folder and a
+settings file of pymatgen's. ASE's calculator talks to an interactive CP2K and offers Monkhorst-Pack grids only
+through a template.
+"""
 
 from __future__ import annotations
 
