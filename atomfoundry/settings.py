@@ -39,6 +39,12 @@ class AtomfoundrySettings(BaseSettings):
     espresso_pseudo_dir: Path | None = Field(
         default=None, description="Folder of UPF files named '<Element>.<anything>.upf'; default: SPMS."
     )
+    abinit_command: str | None = Field(
+        default=None, description="Command that runs ABINIT, e.g. 'mpirun -np 4 abinit'; default: abinit in PATH."
+    )
+    cp2k_command: str | None = Field(
+        default=None, description="Command that runs CP2K, e.g. 'mpirun -np 4 cp2k.psmp'; default: found in PATH."
+    )
     materials_project_key: SecretStr | None = Field(
         default=None, description="Key of the Materials Project; goes into a request's header and nowhere else."
     )

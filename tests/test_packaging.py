@@ -39,7 +39,8 @@ def test_no_package_is_forgotten(pyproject: dict) -> None:
 def test_every_import_is_declared(pyproject: dict) -> None:
     modules = {"bson": "pymongo", "yaml": "pyyaml"}
     project = pyproject["project"]
-    names = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    names = [*project["dependencies"], *extras["test"], *extras["gpaw"]]
     declared = {re.split(r"[^A-Za-z0-9_-]", name)[0].lower().replace("-", "_") for name in names}
     here = {path.stem for path in (ROOT / "tests").rglob("*.py")}
     for folder in (*FOLDERS, "tests"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.engines.base import Engine, SinglePoint
     from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines.gpaw.install import install_gpaw
     from atomfoundry.engines.inputs import structure_of, write_campaign
     from atomfoundry.engines.registry import get_engine, list_engines
 
@@ -16,6 +17,7 @@ _HOMES = {
     "SinglePoint": "atomfoundry.engines.base",
     "get_engine": "atomfoundry.engines.registry",
     "install_espresso": "atomfoundry.engines.espresso.install",
+    "install_gpaw": "atomfoundry.engines.gpaw.install",
     "list_engines": "atomfoundry.engines.registry",
     "structure_of": "atomfoundry.engines.inputs",
     "write_campaign": "atomfoundry.engines.inputs",
@@ -26,6 +28,7 @@ __all__ = [
     "SinglePoint",
     "get_engine",
     "install_espresso",
+    "install_gpaw",
     "list_engines",
     "structure_of",
     "write_campaign",

@@ -10,9 +10,12 @@ from atomfoundry.engines.base import Engine, build_engine
 from atomfoundry.errors import UnknownEngineError
 
 _ENGINES = {
+    "abinit": "atomfoundry.engines.abinit:AbinitEngine",
     "ase": "atomfoundry.engines.ase_calculator:AseCalculatorEngine",
+    "cp2k": "atomfoundry.engines.cp2k.engine:Cp2kEngine",
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
     "forcefield": "atomfoundry.engines.force_fields:ForceFieldEngine",
+    "gpaw": "atomfoundry.engines.gpaw.engine:GpawEngine",
     "pyscf": "atomfoundry.engines.pyscf.engine:PyscfEngine",
     "vasp": "atomfoundry.engines.vasp.engine:VaspEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",

@@ -16,9 +16,9 @@ from jobflow import Flow, run_locally
 from atomfoundry.datasets import attach_labels, split, with_metadata
 from atomfoundry.documents import DatasetDoc, LevelOfTheory
 from atomfoundry.makers.active_learning import ExploreMaker
-from atomfoundry.makers.dataset import describe_dataset
+from atomfoundry.makers.dataset import dataset_document
 from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
-from atomfoundry.makers.frames import open_dataset, structure_set
+from atomfoundry.makers.frames import open_dataset, store_frames, structure_set
 from atomfoundry.makers.train import TrainMaker
 from atomfoundry.makers.uncertainty import UncertaintyMaker
 from atomfoundry.results import Project, use_project
@@ -59,7 +59,8 @@ def dataset(name: str, cell: Atoms, strains: Any, seed: int) -> DatasetDoc:
             atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
             frames.append(labelled(atoms, f"{name}-{strain:.3f}"))
     splits = split([atoms.info["group_id"] for atoms in frames], fractions=(0.6, 0.2, 0.2), seed=0)
-    return describe_dataset(frames, name=name, level=LEVEL, energies={"Si": 0.0}, splits=splits, rejected=[])
+    artifact = store_frames(frames, name=name, level=LEVEL, isolated_energies={"Si": 0.0}, splits=splits)
+    return dataset_document(artifact, name=name, rejections={}, rejected=[])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""CP2K, density functional theory with Gaussians and plane waves."""

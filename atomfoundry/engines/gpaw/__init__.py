@@ -1,0 +1,1 @@
+"""GPAW, density functional theory with projector-augmented waves."""
