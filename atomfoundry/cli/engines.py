@@ -12,7 +12,7 @@ from atomfoundry.errors import EngineUnavailableError, InputError
 
 app = typer.Typer(help="What computes labels, and how to get it.", no_args_is_help=True)
 
-INSTALLABLE = ("espresso",)
+INSTALLABLE = ("espresso", "gpaw")
 
 
 @app.command("list")
@@ -43,7 +43,7 @@ def list_command(as_json: JsonOption = False) -> None:
 
 @app.command("install")
 def install_command(
-    name: Annotated[str, typer.Argument(help="Engine to install: 'espresso'.")],
+    name: Annotated[str, typer.Argument(help="Engine to install: 'espresso' or 'gpaw'.")],
     force: Annotated[bool, typer.Option("--force", help="Install again.")] = False,
 ) -> None:
     """Install an engine into Atomfoundry's private folder, apart from this environment."""
@@ -52,7 +52,8 @@ def install_command(
             f"Engine '{name}' cannot be installed by this command.",
             remedy=f"Installable: {', '.join(INSTALLABLE)}. See `atomfoundry engine list` for the others.",
         )
-    from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines import install_espresso, install_gpaw
 
-    path = install_espresso(force=force)
-    console.print(f"Quantum ESPRESSO is in {path}", highlight=False, soft_wrap=True)
+    install = {"espresso": install_espresso, "gpaw": install_gpaw}[name]
+    path = install(force=force)
+    console.print(f"Engine '{name}' is in {path}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from atomfoundry.engines.espresso import launcher
+from atomfoundry.engines import launcher
 from atomfoundry.engines.time_limit import TimeLimit
 from atomfoundry.errors import EngineUnavailableError, LabelError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atomfoundry.engines.espresso.install import PwProgram
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
+_LAUNCHER = Path(__file__).parents[1] / "launcher.py"
 _PATIENCE = 5.0
 """Seconds that the launcher gets to end all processes of its session, before they are killed from here."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomfoundry.engines.base import build_engine
-from atomfoundry.engines.espresso.launcher import die_with
+from atomfoundry.engines.launcher import die_with
 from atomfoundry.engines.isolation.messages import atoms_from_message, pack, unpack
 from atomfoundry.errors import AtomfoundryError, InputError, LabelError
 

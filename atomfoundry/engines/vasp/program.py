@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atomfoundry.errors import EngineUnavailableError
 
-_LAUNCHER = Path(__file__).parents[1] / "espresso" / "launcher.py"
+_LAUNCHER = Path(__file__).parents[1] / "launcher.py"
 _LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "srun")
 
 

@@ -1,4 +1,4 @@
-"""Start pw.x so that it dies with its parent. Run as a script, in an interpreter of its own.
+"""Start a code so that it dies with its parent. Run as a script, in an interpreter of its own.
 
     python -I -S launcher.py --parent PID --library LIBQEPY_PW -in INPUT
     python -I -S launcher.py --parent PID --command PW_X [ARGUMENT...] -in INPUT
