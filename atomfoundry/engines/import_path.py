@@ -14,6 +14,9 @@ from atomfoundry.errors import EngineUnavailableError
 NESTED = "calculator_class"
 """A dict argument with this key is a calculator of its own, with the arguments under ``calculator_kwargs``."""
 
+OUTPUTS = frozenset({"directory", "label", "log", "logfile", "outfile", "output_file", "trajectory", "txt"})
+"""Arguments that say where a calculator writes: they are no part of a level of theory."""
+
 
 def load_object(path: str) -> Any:
     """Import what a path names.
@@ -129,10 +132,12 @@ def describe(arguments: dict[str, Any]) -> dict[str, str | float | bool]:
     -------
     dict
         Files and folders are told by their content, not by their name: a model that was moved is the same
-        level, one that was trained on is another.
+        level, one that was trained on is another. What only says where to write is left out (see ``OUTPUTS``).
     """
     described: dict[str, str | float | bool] = {}
     for key, value in arguments.items():
+        if key in OUTPUTS:
+            continue
         if isinstance(value, (bool, float)):
             described[key] = value
         elif isinstance(value, (str, Path)):
@@ -146,7 +151,7 @@ def describe(arguments: dict[str, Any]) -> dict[str, str | float | bool]:
 
 def _with_contents(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _with_contents(item) for key, item in value.items()}
+        return {key: _with_contents(item) for key, item in value.items() if key not in OUTPUTS}
     if isinstance(value, (list, tuple)):
         return [_with_contents(item) for item in value]
     if isinstance(value, (str, Path)):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomfoundry.engines.base import build_engine
-from atomfoundry.engines.launcher import die_with
 from atomfoundry.engines.isolation.messages import atoms_from_message, pack, unpack
+from atomfoundry.engines.launcher import die_with
 from atomfoundry.errors import AtomfoundryError, InputError, LabelError
 
 if TYPE_CHECKING:

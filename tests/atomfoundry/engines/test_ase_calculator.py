@@ -296,3 +296,17 @@ def test_own_models_are_named_by_import_path_too(tmp_path):
 
 def test_molecule_without_stress():
     assert get_engine("ase", calculator_class=f"{HERE}:lennard_jones").single_point(molecule("CO2")).stress is None
+
+
+def test_where_a_calculator_writes_is_no_level(tmp_path):
+    log = tmp_path / "run.log"
+    arguments = {
+        "epsilon": 1.0,
+        "logfile": str(log),
+        "inner": {"calculator_class": "a.B", "calculator_kwargs": {"txt": "x"}},
+    }
+    engine = get_engine("ase", calculator_class="ase.calculators.lj.LennardJones", calculator_kwargs=arguments)
+    before = engine.level.id
+    log.write_text("a first line\n")
+    assert engine.level.id == before
+    assert "logfile" not in engine.level.extra
