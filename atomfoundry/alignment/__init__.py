@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomfoundry.alignment.fitting import AlignmentSettings, fit_alignment
+    from atomfoundry.alignment.fitting import fit_alignment
     from atomfoundry.alignment.overlap import molecule_key
+    from atomfoundry.alignment.problem import AlignmentSettings
     from atomfoundry.alignment.transform import Alignment, AlignmentReport
 
 _HOMES = {
     "Alignment": "transform",
     "AlignmentReport": "transform",
-    "AlignmentSettings": "fitting",
+    "AlignmentSettings": "problem",
     "fit_alignment": "fitting",
     "molecule_key": "overlap",
 }
