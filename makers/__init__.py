@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
-    from atomfoundry.makers.align import AlignMaker
+    from atomfoundry.makers.align import AlignDatasetsMaker, AlignMaker
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
     from atomfoundry.makers.databases import MaterialsProjectMaker, MoleculesMaker, OptimadeMaker, PrototypesMaker
     from atomfoundry.makers.dataset import DatasetMaker
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.uncertainty import UncertaintyMaker
 
 _HOMES = {
+    "AlignDatasetsMaker": "align",
     "AlignMaker": "align",
     "BenchmarkMaker": "benchmark",
     "BenchmarkStructuresMaker": "benchmark",
@@ -63,6 +64,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlignDatasetsMaker",
     "AlignMaker",
     "BenchmarkMaker",
     "BenchmarkStructuresMaker",

@@ -48,8 +48,8 @@ def fit_alignment(
 ) -> Alignment:
     """Fit the transform that takes labels of the source level to the target's energy scale.
 
-    Frames are read once and not kept: of the levels that the source is matched with stay 24 bytes a frame, of an overlap
-    structure one row of counts and energies, on disk beyond ``settings.rows_in_memory``.
+    Frames are read once and not kept: of the levels that the source is matched with stay 24 bytes a frame, of an
+    overlap structure one row of counts and energies, on disk beyond ``settings.rows_in_memory``.
 
     Modes (ALGORITHMS 1.3):
 

@@ -106,7 +106,7 @@ class EnergyIndex:
             return found
         wanted = np.array([_digest(self._key(atoms)) for atoms in frames], dtype="S16")
         places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        for row in np.flatnonzero(self._keys[places] == wanted):
+        for row in np.flatnonzero(self._keys[places] == wanted).tolist():
             place, energy = places[row], float(source[row])
             before = self._source[place]
             if np.isnan(before):
@@ -316,7 +316,7 @@ class OverlapTable:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="atomfoundry-align-")
         path = Path(self._folder.name) / f"{len(self._parts)}.npz"
-        np.savez(path, **part)
+        np.savez(path, allow_pickle=False, **part)
         self._parts.append(path)
 
     def _draw(self, formula: str) -> int:
@@ -408,7 +408,7 @@ def build_overlap(
         for name in others:
             if name not in optional:
                 there &= np.isfinite(columns[name])
-        for row in np.flatnonzero(there):
+        for row in np.flatnonzero(there).tolist():
             table.add(frames[row], [float(column[row]) for column in columns.values()])
     table.flush()
     return table

@@ -1,9 +1,10 @@
 """Bond terms of mode ``pairs``: what a scale and one shift per element cannot say about a bond.
 
 Two levels disagree bond by bond: a hybrid functional and PBE differ otherwise in an O-O than in a C-H bond. Mode
-``pairs`` adds sum over pairs closer than a cutoff of sum_k b_k,ZZ' phi_k(x), x = r / (r_Z + r_Z') with covalent radii,
-phi_k = f(x) (x - 1)^k and f falling smoothly to 0 at the cutoff. The terms are a potential of their own: their forces and
-stress are added with their energy, and they vanish for separate atoms, so dissociation limits stay exact.
+``pairs`` adds sum over pairs closer than a cutoff of sum_k b_k,ZZ' phi_k(x), x = r / (r_Z + r_Z') with covalent
+radii, phi_k = f(x) (x - 1)^k and f falling smoothly from 1 to 0 between x = 0.8 and the cutoff. The terms are a
+potential of their own: their forces and stress are added with their energy, and they vanish for separate atoms, so
+dissociation limits stay exact.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+_INNER = 0.8
+"""Up to here a pair counts fully, in sums of covalent radii."""
 
 
 def pair_name(first: str, second: str) -> str:
@@ -33,15 +37,16 @@ class PairBasis(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_radial: int = Field(default=2, ge=1, le=6, description="Functions per pair; 1 counts bonds, 2 see their length")
-    cutoff: float = Field(default=1.8, gt=1, le=4, description="In sums of covalent radii")
+    n_radial: int = Field(default=3, ge=1, le=6, description="Functions per pair; 1 counts bonds, more see lengths")
+    cutoff: float = Field(default=1.6, gt=1, le=4, description="In sums of covalent radii")
 
     def values(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return phi_k(x) and its derivative, ``[n, n_radial]`` each."""
-        u = np.minimum(x / self.cutoff, 1.0)
-        # (1 - u)^3 (1 + 3 u + 6 u^2): value, slope and curvature vanish at the cutoff.
-        envelope = (1 - u) ** 3 * (1 + 3 * u + 6 * u**2)
-        slope = -30 * u**2 * (1 - u) ** 2 / self.cutoff
+        width = self.cutoff - _INNER
+        u = np.clip((x - _INNER) / width, 0.0, 1.0)
+        # Slope and curvature vanish at both ends.
+        envelope = 1 - u**3 * (10 - 15 * u + 6 * u**2)
+        slope = -30 * u**2 * (1 - u) ** 2 / width
         powers = np.arange(self.n_radial)
         base = (x - 1)[:, None] ** powers
         lower = powers * (x - 1)[:, None] ** np.maximum(powers - 1, 0)

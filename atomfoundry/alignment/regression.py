@@ -54,7 +54,7 @@ class Triangle:
     """
 
     def __init__(self, n_unknowns: int) -> None:
-        self.factor = np.zeros((0, n_unknowns + 1))
+        self.factor: NDArray[np.float64] = np.zeros((0, n_unknowns + 1))
         self.n_rows = 0
         self.n_outliers = 0
         self.squares = 0.0
@@ -62,7 +62,7 @@ class Triangle:
     def add(self, design: NDArray[np.float64], values: NDArray[np.float64]) -> None:
         """Add rows ``[m, p]`` and values ``[m]``."""
         stacked = np.vstack([self.factor, np.column_stack([design, values])])
-        self.factor = np.linalg.qr(stacked, mode="r") if len(stacked) > stacked.shape[1] else stacked
+        self.factor = np.asarray(np.linalg.qr(stacked, mode="r")) if len(stacked) > stacked.shape[1] else stacked
         self.n_rows += len(values)
 
     def solve(self, prior: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -13,29 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomfoundry.alignment.pairs import PairTerms
 from atomfoundry.datasets import attach_labels, labels_of
-from atomfoundry.documents import AlignmentDoc, Artifact, EnergyMetrics, LevelOfTheory
+from atomfoundry.documents import AlignmentDoc, AlignmentStep, Artifact, EnergyMetrics, LevelOfTheory
 from atomfoundry.errors import AlignmentError
 
 Mode = Literal["atoms", "bridge", "overlap", "pairs", "model", "path"]
 
 ALIGNED_FLAG = "aligned"
 """Flag of frames whose labels were transformed."""
-
-
-class PathStep(BaseModel):
-    """One alignment of a path."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source_id: str
-    source: str = Field(description="Label of the level")
-    target_id: str
-    target: str
-    mode: str
-    scale: float
-    inverted: bool = Field(default=False, description="Fitted in the other direction")
-    error: float | None = Field(description="Expected RMSE of this step alone, eV/atom")
-    accumulated: float | None = Field(description="Up to here, on the scale of this step's target, eV/atom")
 
 
 class AlignmentReport(BaseModel):
@@ -105,7 +89,7 @@ class Alignment(BaseModel):
     )
     pair_terms: list[PairTerms] = Field(default_factory=list, description="Bond terms of mode 'pairs'")
     uncovered: list[str] = Field(default_factory=list, description="Elements whose frames are refused")
-    path: list[PathStep] = Field(default_factory=list, description="Of an alignment over other levels")
+    path: list[AlignmentStep] = Field(default_factory=list, description="Of an alignment over other levels")
     scale_forces: bool = Field(default=True, description="False leaves forces and stress as they are")
     report: AlignmentReport
 
@@ -292,7 +276,14 @@ class Alignment(BaseModel):
             raise AlignmentError(f"'{path}' is of a newer schema.", remedy="Update Atomfoundry.")
         return alignment
 
-    def document(self, alignment: Artifact, *, dataset: Artifact | None = None, n_aligned: int = 0) -> AlignmentDoc:
+    def document(
+        self,
+        alignment: Artifact,
+        *,
+        dataset: Artifact | None = None,
+        n_aligned: int = 0,
+        left_out: Mapping[str, int] | None = None,
+    ) -> AlignmentDoc:
         """Return the document for the results database.
 
         Parameters
@@ -303,6 +294,8 @@ class Alignment(BaseModel):
             The source dataset with aligned labels, where there is one.
         n_aligned
             Its frames.
+        left_out
+            Why frames of the source are not in it -> how many.
         """
         return AlignmentDoc(
             mode=self.mode,
@@ -318,6 +311,13 @@ class Alignment(BaseModel):
             metrics=self.report.metrics,
             residuals_per_element=self.report.residuals_per_element,
             points=self.report.points,
+            metrics_per_element=self.report.metrics_per_element,
+            cross_validation=self.report.cross_validation,
+            n_pair_terms=sum(len(b) for terms in self.pair_terms for b in terms.coefficients.values()),
+            path=self.path,
+            expected_error=self.expected_error,
+            uncovered=self.report.uncovered,
+            left_out=dict(left_out or {}),
             alignment=alignment,
             dataset=dataset,
             n_aligned=n_aligned,

@@ -10,6 +10,7 @@ from atomfoundry.documents.base import (
 from atomfoundry.documents.benchmark import BenchmarkDoc, ReportDoc
 from atomfoundry.documents.data import (
     AlignmentDoc,
+    AlignmentStep,
     DatasetDoc,
     EnergyMetrics,
     LabelDoc,
@@ -33,6 +34,7 @@ from atomfoundry.documents.model import (
 __all__ = [
     "SCHEMA_VERSION",
     "AlignmentDoc",
+    "AlignmentStep",
     "Artifact",
     "BenchmarkDoc",
     "DatasetDoc",
