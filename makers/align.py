@@ -136,7 +136,7 @@ class AlignDatasetsMaker(Maker):
     force: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @foundry_job(output_schema=AlignmentDoc)
+    @foundry_job
     def make(
         self,
         sources: list[DatasetDoc],

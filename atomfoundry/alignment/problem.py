@@ -148,7 +148,8 @@ class Problem:
             shift_fit = self._shifts(rows, unknown, start)
             target[unknown] = self.bridge[unknown] + shift_fit.coefficients
         joint = unknown if self.bridge is None else np.zeros_like(unknown)
-        known = np.nan_to_num(target if self.bridge is None else self.bridge)
+        # Unknown E0 are counted from the source's: where few structures leave them open, they stay there.
+        known = np.nan_to_num(np.where(joint, self.source, target) if self.bridge is None else self.bridge)
         level = "target" if self.bridge is None else "bridge"
         given = self.settings.fixed_scale
         n_pairs = len(self.table.pairs) * self.table.basis.n_radial if self.table.basis and pairs else 0
@@ -175,7 +176,7 @@ class Problem:
             start=start.fit.coefficients if start else None,
         )
         scale = float(fit.coefficients[0]) if given is None else given
-        target[joint] = fit.coefficients[int(self.fits_scale) : n_free]
+        target[joint] = self.source[joint] + fit.coefficients[int(self.fits_scale) : n_free]
         return Solution(scale, target, fit.coefficients[n_free:], fit, shift_fit)
 
     def _shifts(

@@ -66,8 +66,8 @@ def _alignment(doc: AlignmentDoc, *, named: bool) -> list[Block]:
     if doc.left_out:
         blocks.append(Words(text=f"Left out: {text.listing(doc.left_out)}."))
     if doc.uncovered:
-        named = ", ".join(doc.uncovered)
-        blocks.append(Words(text=f"In no structure that was computed at both levels, and so refused: {named}."))
+        missing = ", ".join(doc.uncovered)
+        blocks.append(Words(text=f"In no structure that was computed at both levels, and so refused: {missing}."))
     steps_taken = path_table(doc)
     if steps_taken is not None:
         blocks.append(steps_taken)
