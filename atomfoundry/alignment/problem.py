@@ -11,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomfoundry.alignment.overlap import OverlapRows, OverlapTable
 from atomfoundry.alignment.pairs import PairBasis, PairTerms
-from atomfoundry.alignment.regression import LinearFit, huber_fit
+from atomfoundry.alignment.regression import Chunks, LinearFit, huber_fit, refit
 
 REFERENCE_TARGET = "energies of the same structures at the target level"
 REFERENCE_BRIDGE = (
     "bridge energies plus the core shifts E0(target) - E0(bridge): source against bridge functional, since "
     "the structures were not computed at the target level"
 )
+
+MANY_ROWS = 50_000
+"""Above this, fits start from a part of the rows, and those without a fold take the weights of the fit to all."""
 
 
 class AlignmentSettings(BaseModel):
@@ -122,7 +125,7 @@ class Problem:
         folds: NDArray[np.int64] | None = None,
         without: int = -1,
         *,
-        start: Solution | None = None,
+        full: Solution | None = None,
         pairs: bool = True,
     ) -> Solution:
         """Fit; every row is divided by its number of atoms, which is the weight 1/N^2.
@@ -131,8 +134,8 @@ class Problem:
         ----------
         folds, without
             Fold of each row, and the fold to leave out.
-        start
-            A similar solution to start from.
+        full
+            The solution of all rows: its weights are taken, which saves passes and, where rows are many, is the same.
         pairs
             With the pair terms, if the table has their features.
         """
@@ -141,11 +144,26 @@ class Problem:
             for part in self.table.rows():
                 yield part if folds is None else part.select(folds[part.index] != without)
 
+        if folds is None and len(self.table) > MANY_ROWS:
+            # A part of the rows gives a start that a few passes over all of them mend.
+            stride = -(-len(self.table) // (MANY_ROWS // 2))
+            some = [part.select(part.index % stride == 0) for part in self.table.rows()]
+            return self._solve(rows, pairs=pairs, start=self._solve(lambda: iter(some), pairs=pairs))
+        return self._solve(rows, pairs=pairs, full=full)
+
+    def _solve(
+        self,
+        rows: Callable[[], Iterator[OverlapRows]],
+        *,
+        pairs: bool,
+        start: Solution | None = None,
+        full: Solution | None = None,
+    ) -> Solution:
         target = self.target.copy()
         unknown = self.unknown & self.covered
         shift_fit = None
         if self.bridge is not None and unknown.any():
-            shift_fit = self._shifts(rows, unknown, start)
+            shift_fit = self._shifts(rows, unknown, start, full)
             target[unknown] = self.bridge[unknown] + shift_fit.coefficients
         joint = unknown if self.bridge is None else np.zeros_like(unknown)
         # Unknown E0 are counted from the source's: where few structures leave them open, they stay there.
@@ -167,20 +185,39 @@ class Problem:
                     values = values - given * atomization
                 yield np.hstack(columns) / n_atoms[:, None], values / n_atoms
 
-        fit = huber_fit(
-            chunks,
-            n_free + n_pairs,
-            factor=self.settings.huber_factor,
-            max_iterations=self.settings.max_iterations,
-            prior=np.r_[np.zeros(n_free), np.full(n_pairs, self.settings.pair_prior)] if n_pairs else None,
-            start=start.fit.coefficients if start else None,
-        )
+        prior = np.r_[np.zeros(n_free), np.full(n_pairs, self.settings.pair_prior)] if n_pairs else None
+        fit = self._fit(chunks, n_free + n_pairs, prior, start.fit if start else None, full.fit if full else None)
         scale = float(fit.coefficients[0]) if given is None else given
         target[joint] = self.source[joint] + fit.coefficients[int(self.fits_scale) : n_free]
         return Solution(scale, target, fit.coefficients[n_free:], fit, shift_fit)
 
+    def _fit(
+        self,
+        chunks: Chunks,
+        n_unknowns: int,
+        prior: NDArray[np.float64] | None,
+        start: LinearFit | None,
+        full: LinearFit | None,
+    ) -> LinearFit:
+        if full is not None:
+            return refit(chunks, full, prior=prior)
+        return huber_fit(
+            chunks,
+            n_unknowns,
+            factor=self.settings.huber_factor,
+            max_iterations=self.settings.max_iterations,
+            # Far below the standard error of so many rows.
+            tolerance=1e-12 if start is None else 1e-7,
+            prior=prior,
+            start=None if start is None else start.coefficients,
+        )
+
     def _shifts(
-        self, rows: Callable[[], Iterator[OverlapRows]], unknown: NDArray[np.bool_], start: Solution | None
+        self,
+        rows: Callable[[], Iterator[OverlapRows]],
+        unknown: NDArray[np.bool_],
+        start: Solution | None,
+        full: Solution | None,
     ) -> LinearFit:
         """Fit the core shifts of unknown elements between bridge and target (1.2)."""
         assert self.bridge is not None
@@ -192,12 +229,8 @@ class Problem:
                 rest = both.energies["target"] - both.energies["bridge"] - both.counts @ known
                 yield both.counts[:, unknown] / both.n_atoms[:, None], rest / both.n_atoms
 
-        return huber_fit(
-            chunks,
-            int(unknown.sum()),
-            factor=self.settings.huber_factor,
-            max_iterations=self.settings.max_iterations,
-            start=start.shift_fit.coefficients if start and start.shift_fit else None,
+        return self._fit(
+            chunks, int(unknown.sum()), None, start.shift_fit if start else None, full.shift_fit if full else None
         )
 
     @property

@@ -70,6 +70,11 @@ class Triangle:
         design, values, sizes = self._scaled(prior)
         return np.linalg.lstsq(design, values, rcond=None)[0] / sizes
 
+    def merge(self, other: Triangle) -> None:
+        """Add all rows of another one."""
+        self.add(other.factor[:, :-1], other.factor[:, -1])
+        self.n_rows += other.n_rows - len(other.factor)
+
     def condition(self, n_columns: int) -> tuple[int, float]:
         """Return rank and condition number of the first columns, brought to one size."""
         design = self._scaled(None)[0][:, :n_columns]
@@ -148,9 +153,29 @@ def huber_fit(
         coefficients = updated
         if change <= tolerance * np.abs(coefficients).max(initial=1.0):
             break
-    last = _pass(chunks, n_unknowns, coefficients, limit)
+    if np.isinf(limit) and triangle is not None:
+        # All weights are 1: the factor knows the residuals, without another pass.
+        last = triangle
+        last.squares = float(((last.factor[:, -1] - last.factor[:, :-1] @ coefficients) ** 2).sum())
+    else:
+        last = _pass(chunks, n_unknowns, coefficients, limit)
     if triangle is None:
         coefficients = last.solve(prior)
+    return _result(last, coefficients, limit, n_free, prior)
+
+
+def refit(chunks: Chunks, fit: LinearFit, *, prior: NDArray[np.float64] | None = None) -> LinearFit:
+    """Solve once for rows that are most of those of another fit, with the weights that one gives them; one pass."""
+    n_unknowns = len(fit.coefficients)
+    n_free = n_unknowns if prior is None else int(np.count_nonzero(prior == 0))
+    triangle = _pass(chunks, n_unknowns, fit.coefficients, fit.limit)
+    return _result(triangle, triangle.solve(prior), fit.limit, n_free, prior)
+
+
+def _result(
+    last: Triangle, coefficients: NDArray[np.float64], limit: float, n_free: int, prior: NDArray[np.float64] | None
+) -> LinearFit:
+    n_unknowns = len(coefficients)
     rank, condition = last.condition(n_free)
     spare = last.n_rows - n_unknowns
     errors = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atomfoundry.alignment.overlap import OverlapRows
-from atomfoundry.alignment.problem import Problem, Solution
-from atomfoundry.alignment.regression import LinearFit, draw, folds, huber_fit
+from atomfoundry.alignment.problem import MANY_ROWS, Problem, Solution
+from atomfoundry.alignment.regression import Triangle, draw, folds
 from atomfoundry.alignment.transform import AlignmentReport
 from atomfoundry.documents import EnergyMetrics
 
@@ -18,9 +17,6 @@ POINTS_KEPT = 2000
 """Structures whose energies the report keeps; of more every second, third, ... one, and the worst."""
 
 WORST_KEPT = 40
-
-_MANY_ROWS = 50_000
-"""Above this the fits without a fold start from the fit to all, which saves passes."""
 
 
 class Scores:
@@ -80,7 +76,7 @@ class _Validation:
     solutions: list[Solution]
     affine: list[Solution]
     """The same without pair terms, where the alignment has them."""
-    shifts: list[LinearFit]
+    shifts: list[NDArray[np.float64]]
     words: str
 
 
@@ -107,33 +103,44 @@ def _validate(problem: Problem, solution: Solution) -> _Validation | None:
     if n_folds < 2:
         return None
     # Few rows may have several fixed points of the re-weighting: there every fold finds its own from the beginning.
-    start = solution if len(problem.table) > _MANY_ROWS else None
+    full = solution if len(problem.table) > MANY_ROWS else None
     return _Validation(
         fold,
-        [problem.solve(fold, part, start=start) for part in range(n_folds)],
+        [problem.solve(fold, part, full=full) for part in range(n_folds)],
         [problem.solve(fold, part, pairs=False) for part in range(n_folds)] if len(solution.pairs) else [],
-        [_least_squares(problem, solution, fold, part) for part in range(n_folds)],
+        _least_squares(problem, solution, fold),
         words,
     )
 
 
-def _least_squares(
-    problem: Problem, solution: Solution, fold: NDArray[np.int64] | None = None, without: int = -1
-) -> LinearFit:
-    """Fit one shift per element to the differences of the levels: what is done where nobody aligns."""
+def _least_squares(problem: Problem, solution: Solution, fold: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """Fit one shift per element to the differences of the levels, what is done where nobody aligns; one pass.
 
-    def chunks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        for part, reference in problem.referenced(solution.target):
-            chosen = np.ones(len(part), dtype=bool) if fold is None else fold[part.index] != without
-            n_atoms = part.n_atoms[chosen]
-            gap = (reference - part.energies["source"])[chosen]
-            yield part.counts[chosen] / n_atoms[:, None], gap / n_atoms
-
-    return huber_fit(chunks, len(problem.table.elements), factor=0)
+    Returns
+    -------
+    list
+        Shifts ``[n_elements]`` without each fold, and last those of all rows.
+    """
+    n_folds = int(fold.max(initial=0)) + 1
+    parts = [Triangle(len(problem.table.elements)) for _ in range(n_folds)]
+    for rows, reference in problem.referenced(solution.target):
+        design = rows.counts / rows.n_atoms[:, None]
+        values = (reference - rows.energies["source"]) / rows.n_atoms
+        for number, part in enumerate(parts):
+            chosen = fold[rows.index] == number
+            part.add(design[chosen], values[chosen])
+    solutions = []
+    for left_out in range(n_folds + 1):
+        triangle = Triangle(len(problem.table.elements))
+        for number, part in enumerate(parts):
+            if number != left_out:
+                triangle.merge(part)
+        solutions.append(triangle.solve())
+    return solutions
 
 
 def _predictions(
-    problem: Problem, part: OverlapRows, solution: Solution, shifts: LinearFit, validation: _Validation | None
+    problem: Problem, part: OverlapRows, solution: Solution, shifts: NDArray[np.float64], validation: _Validation | None
 ) -> dict[str, NDArray[np.float64]]:
     """Return total energies of some rows at every step of the alignment."""
     raw = part.energies["source"]
@@ -142,22 +149,20 @@ def _predictions(
         "raw": raw,
         "icea": raw + part.offset(core),
         "aec": problem.aligned(part, solution),
-        "least_squares": raw + part.counts @ shifts.coefficients,
+        "least_squares": raw + part.counts @ shifts,
     }
     if validation is None:
         return steps
     held_out = {name: np.empty(len(part)) for name in ("cross_validated", "least_squares_cross_validated")}
     if validation.affine:
         held_out["affine_cross_validated"] = np.empty(len(part))
-    for number, held_shifts in enumerate(validation.shifts):
+    for number, held_shifts in enumerate(validation.shifts[:-1]):
         chosen = validation.fold[part.index] == number
         if not chosen.any():
             continue
         rows = part.select(chosen)
         held_out["cross_validated"][chosen] = problem.aligned(rows, validation.solutions[number])
-        held_out["least_squares_cross_validated"][chosen] = (
-            rows.energies["source"] + rows.counts @ held_shifts.coefficients
-        )
+        held_out["least_squares_cross_validated"][chosen] = rows.energies["source"] + rows.counts @ held_shifts
         if validation.affine:
             held_out["affine_cross_validated"][chosen] = problem.aligned(rows, validation.affine[number])
     return {**steps, **held_out}
@@ -175,7 +180,8 @@ def build_report(problem: Problem, solution: Solution) -> AlignmentReport:
     """
     elements = problem.table.elements
     validation = _validate(problem, solution)
-    shifts = _least_squares(problem, solution)
+    everything = np.zeros(len(problem.table), dtype=np.int64)
+    shifts = (validation.shifts if validation else _least_squares(problem, solution, everything))[-1]
     scores: dict[str, Scores] = {}
     means = np.zeros((len(elements), 2))
     points: list[dict] = []
