@@ -217,7 +217,12 @@ class AlignmentGraph:
             stack += [[*path, edge] for key, edge in self._edges[last].items() if key not in visited]
         if best is None:
             names = [self.levels[key].label if key in self.levels else key for key in (source_id, target_id)]
-            why = self.refused.get((source_id, target_id), "")
+            why = "; ".join(
+                f"{self.levels[a].label} to {self.levels[b].label}: {reason}"
+                for (a, b), reason in self.refused.items()
+                # The way back is refused for the same reasons.
+                if a == source_id or b == target_id
+            )
             raise AlignmentError(
                 f"No alignment leads from {names[0]} to {names[1]}{f' ({why})' if why else ''}.",
                 remedy="Label some structures at both levels, or at a level between that others share.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ase import Atoms
 
 from atomfoundry.datasets import Dataset, with_metadata
 from atomfoundry.engines import get_engine
@@ -35,10 +36,8 @@ def test_a_model_of_the_aligned_union_is_better_at_both_levels(measurement: Modu
 
 @pytest.mark.slow
 def test_alignment_of_molecules_computed_here(measurement: ModuleType, tmp_path: Path) -> None:
-    """Hybrid to PBE on molecules of one or two heavy atoms, folds by formula."""
-    small = ["H2O", "NH3", "CH4", "HCN", "H2CO", "C2H2", "H2O2", "CH2NH", "HNCO"]
-    from ase import Atoms
-
+    """Hybrid to PBE on six molecules, at rest and rattled; other conformers of a molecule may be in the fit."""
+    small = ["H2O", "NH3", "CH4", "HCN", "H2CO", "C2H2"]
     frames = [atoms for atoms in measurement.molecules() if atoms.info["group_id"] in small]
     atoms = [with_metadata(Atoms(symbol), sampling="isolated_atom") for symbol in "HCNO"]
     sets = []
@@ -47,7 +46,9 @@ def test_alignment_of_molecules_computed_here(measurement: ModuleType, tmp_path:
         done = [with_metadata(engine.compute(bare), group_id=bare.info["group_id"]) for bare in [*atoms, *frames]]
         isolated = {frame.symbols[0]: frame.get_potential_energy() for frame in done[:4]}
         sets.append(Dataset.create(tmp_path / level, done[4:], level=engine.level, isolated_energies=isolated))
-    found = measurement.residuals(*sets, only_organic=True, by="formula")
-    assert found["raw"] / found["least_squares_cross_validated"] > 5
-    assert found["overlap"]["raw_over_this"] > 5
+    found = measurement.residuals(*sets, only_organic=True, by="structure")
+    assert found["overlap"]["raw_over_this"] > 10
     assert found["overlap"]["fitted"] < found["atoms"]["fitted"]
+    # Bond terms can say what shifts cannot; whether twelve structures determine them is another matter.
+    assert found["pairs"]["fitted"] < found["least_squares"] / 1.5
+    assert found["atoms"]["refused_because"] == []

@@ -51,7 +51,7 @@ def residual_figures(doc: AlignmentDoc) -> list[Figure]:
                 "hovertemplate": "%{y:.0f} % of structures below %{x:.2f} meV/atom<extra></extra>",
             }
         )
-    how = f" ({doc.cross_validation})" if doc.cross_validation else ""
+    how = f": {doc.cross_validation}" if doc.cross_validation else ""
     return [
         Figure(
             title="Residuals, structure by structure",

@@ -16,9 +16,7 @@ from atomfoundry.datasets import Dataset, attach_labels, labels_of, merge_datase
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import AlignmentError
 
-LEVELS = {
-    name: LevelOfTheory(code="test", method=name) for name in ("low", "middle", "high")
-}
+LEVELS = {name: LevelOfTheory(code="test", method=name) for name in ("low", "middle", "high")}
 E0 = {
     "low": {"H": -13.0, "C": -1030.0, "O": -2041.0, "Ne": -3500.0},
     "middle": {"H": -12.9, "C": -1029.0, "O": -2040.0, "Ne": -3501.0},
@@ -150,8 +148,11 @@ def test_command(
     )
     assert code == 1
     assert "No alignment leads from" in err
-    code, out, _ = run(monkeypatch, capsys, str(sets["low"].path), "--to", str(sets["middle"].path), "-o", str(tmp_path / "y"))
+    code, out, _ = run(
+        monkeypatch, capsys, str(sets["low"].path), "--to", str(sets["middle"].path), "-o", str(tmp_path / "y")
+    )
     assert code == 0
-    assert "Errors by element" in (tmp_path / "y" / "report.html").read_text() or "RMSE over the structures" in (
-        tmp_path / "y" / "report.html"
-    ).read_text()
+    assert (
+        "Errors by element" in (tmp_path / "y" / "report.html").read_text()
+        or "RMSE over the structures" in (tmp_path / "y" / "report.html").read_text()
+    )
