@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ase import Atoms
@@ -58,7 +58,12 @@ class AlignedFrames:
 
 
 def align_dataset(
-    dataset: Dataset, alignment: Alignment, path: str | Path, *, leave_out: bool = False
+    dataset: Dataset,
+    alignment: Alignment,
+    path: str | Path,
+    *,
+    leave_out: bool = False,
+    watch: Callable[[Iterator[Atoms]], Iterable[Atoms]] | None = None,
 ) -> tuple[Dataset, dict[str, int]]:
     """Write a dataset with aligned labels; splits are kept.
 
@@ -72,6 +77,8 @@ def align_dataset(
         Folder to make.
     leave_out
         As in ``AlignedFrames``.
+    watch
+        Passes the frames on, e.g. under a progress bar.
 
     Returns
     -------
@@ -90,7 +97,8 @@ def align_dataset(
             f"computed at both {alignment.source_level.label} and {alignment.target_level.label} holds.",
             remedy="Label some structures with these elements at both levels, or leave such frames out (leave_out).",
         )
-    aligned = AlignedFrames(dataset.frames(), alignment, leave_out=leave_out)
+    frames: Iterable[Atoms] = dataset.frames() if watch is None else watch(dataset.frames())
+    aligned = AlignedFrames(frames, alignment, leave_out=leave_out)
     isolated = {s: e for s, e in alignment.target_isolated_energies.items() if s in dataset.metadata.counts.elements}
     lineage = {
         "aligned": [shard.sha256 for shard in dataset.metadata.shards],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomfoundry.cli.console import console, print_json, print_table
+from atomfoundry.cli.console import console, errors, print_json, print_table
 from atomfoundry.cli.run import JsonOption
 from atomfoundry.errors import InputError
 
@@ -47,6 +48,8 @@ def align_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put datasets of several levels of theory on the energy scale of one (Total Energy Alignment)."""
+    from rich.progress import track
+
     from atomfoundry.alignment import align_dataset, fit_datasets, molecule_key
     from atomfoundry.datasets import Dataset, frame_id
 
@@ -78,7 +81,8 @@ def align_command(
             continue
         alignment = alignments[dataset.level.id]
         name = f"{number + 1}-{dataset.path.name}" if len(datasets) > 1 else dataset.path.name
-        aligned, left_out = align_dataset(dataset, alignment, output / name, leave_out=leave_out)
+        watch = partial(track, description=name, total=len(dataset), console=errors, transient=True, disable=as_json)
+        aligned, left_out = align_dataset(dataset, alignment, output / name, leave_out=leave_out, watch=watch)
         documents.append(_document(alignment, output / f"{name}.alignment.json", aligned, left_out))
     report = output / "report.html"
     _report(documents, report)
