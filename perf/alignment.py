@@ -256,7 +256,7 @@ def union_labels(method: str, seed: int, each: int) -> tuple[list[Atoms], LevelO
 
 
 def train_union(epochs: int = 60, each: int = 10) -> dict:
-    """Train a model on GFN2-xTB and GFN1-xTB labels of the same chemistry, aligned and as they are.
+    """Train a model on GFN2-xTB and GFN1-xTB labels of the same chemistry: as they are, shifted only, and aligned.
 
     Every fifth frame is a test frame. Free-atom energies of the model are fitted to its training set by least squares,
     which is all that can be done without alignment. Errors are in meV/atom and meV/A of each test set's own labels:
@@ -277,15 +277,18 @@ def train_union(epochs: int = 60, each: int = 10) -> dict:
     target, target_level, _ = union_labels("GFN1-xTB", 2, each)
     common_source, _, _ = union_labels("GFN2-xTB", 3, 6)
     common_target, _, _ = union_labels("GFN1-xTB", 3, 6)
-    alignment = fit_alignment(
-        common_source,
-        target=common_target,
-        source_level=source_level,
-        target_level=target_level,
-        source_isolated_energies=source_atoms,
-        mode="overlap",
-        # More folds than formulas: cross-validation by structure, for the sets are other conformers of these molecules.
-        settings=AlignmentSettings(n_folds=len(UNION) + 1),
+    alignment, shifts = (
+        fit_alignment(
+            common_source,
+            target=common_target,
+            source_level=source_level,
+            target_level=target_level,
+            source_isolated_energies=source_atoms,
+            mode="overlap",
+            # More folds than formulas: cross-validation by structure, for the sets are other conformers of these.
+            settings=AlignmentSettings(n_folds=len(UNION) + 1, fixed_scale=given),
+        )
+        for given in (None, 1.0)
     )
     found: dict = {
         "levels": [source_level.label, target_level.label],
@@ -294,7 +297,12 @@ def train_union(epochs: int = 60, each: int = 10) -> dict:
         "cross_validated_meV_per_atom": 1000 * alignment.report.metrics["cross_validated"].rmse,
         "raw_meV_per_atom": 1000 * alignment.report.metrics["raw"].rmse,
     }
-    for name, own in (("unaligned", source), ("aligned", [alignment.apply(atoms) for atoms in source])):
+    unions = {
+        "unaligned": source,
+        "shifted": [shifts.apply(atoms) for atoms in source],
+        "aligned": [alignment.apply(atoms) for atoms in source],
+    }
+    for name, own in unions.items():
         training = [a for frames in (own, target) for i, a in enumerate(frames) if i % 5]
         energies = fit_reference_energies(training, list("HCNO"), policy="lstsq").energies
         config = AllegroConfig(
@@ -311,7 +319,7 @@ def train_union(epochs: int = 60, each: int = 10) -> dict:
         )
         settings = TrainingSettings(max_epochs=epochs, batch_size=8, seed=0)
         model = train(config, training, settings=settings).model
-        factor = 1.0 if name == "unaligned" else alignment.scale
+        factor = alignment.scale if name == "aligned" else 1.0
         for test, frames, units in (("source", own, factor), ("target", target, 1.0)):
             metrics, _ = evaluate(model, frames[::5])
             found[f"{name}_{test}_energy_rmse"] = round(1000 * metrics.energy_rmse / units, 2)

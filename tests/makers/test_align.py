@@ -11,8 +11,8 @@ from jobflow import run_locally
 
 from atomfoundry.alignment import Alignment
 from atomfoundry.datasets import Dataset, attach_labels, labels_of, with_metadata
-from atomfoundry.documents import AlignmentDoc, DatasetDoc, LevelOfTheory
-from atomfoundry.makers.align import AlignDatasetsMaker
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelSetDoc, LevelOfTheory
+from atomfoundry.makers.align import AlignDatasetsMaker, AlignMaker
 from atomfoundry.results import Project, use_project
 
 LEVELS = {name: LevelOfTheory(code="test", method=name) for name in ("low", "middle", "high")}
@@ -54,3 +54,50 @@ def test_many_datasets_align_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             truth = Dataset.open(tmp_path / "high")
             for one, other in zip(aligned, truth, strict=True):
                 assert labels_of(one)[0] == pytest.approx(labels_of(other)[0], abs=1e-6)
+
+
+def labels(project: Project, tmp_path: Path, name: str, *, atoms: bool = False) -> LabelSetDoc:
+    level = LEVELS[name]
+    if atoms:
+        frames = [
+            attach_labels(with_metadata(Atoms(symbol), sampling="isolated_atom"), energy)
+            for symbol, energy in E0[name].items()
+        ]
+        dataset = Dataset.create(tmp_path / f"{name} atoms", frames, level=level)
+    else:
+        document(project, tmp_path, name)
+        dataset = Dataset.open(tmp_path / name)
+    return LabelSetDoc(
+        name=name,
+        engine="test",
+        level=level,
+        level_id=level.id,
+        n_requested=len(dataset),
+        n_labelled=len(dataset),
+        frames=project.artifacts.put(dataset.path),
+    )
+
+
+@pytest.mark.parametrize("mode", ["atoms", "bridge", "overlap", "pairs"])
+def test_label_sets_align(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    project = Project.open_or_create(tmp_path / "project")
+    other = "middle" if mode == "bridge" else "high"
+    with use_project(project):
+        overlap, overlap_atoms = labels(project, tmp_path, other), labels(project, tmp_path, other, atoms=True)
+        target_atoms = labels(project, tmp_path, "high", atoms=True) if mode == "bridge" else overlap_atoms
+        job = AlignMaker(mode=mode, force=mode == "pairs").make(  # type: ignore[arg-type]
+            labels(project, tmp_path, "low"),
+            labels(project, tmp_path, "low", atoms=True),
+            target_atoms,
+            overlap,
+            overlap_atoms,
+        )
+        output = run_locally(job, store=project.job_store(), ensure_success=True, log=False)
+        found = AlignmentDoc.model_validate(output[job.uuid][1].output)
+        assert found.mode == mode
+        assert found.n_aligned == 20
+        assert found.scale == pytest.approx(SCALES[other], abs=1e-6 if mode != "pairs" else 0.1)
+        aligned = Dataset.open(project.artifacts.fetch(found.dataset))
+        assert aligned.level == LEVELS["high"]
+        assert all(atoms.info["flags"] == ["aligned"] for atoms in aligned)
