@@ -26,7 +26,7 @@ from ase.optimize import BFGS
 
 from atomfoundry.alignment import AlignmentSettings, fit_alignment
 from atomfoundry.alignment.fitting import _problem, build_report
-from atomfoundry.alignment.overlap import OverlapTable
+from atomfoundry.alignment.table import OverlapTable
 from atomfoundry.datasets import Dataset, with_metadata
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.engines import get_engine

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from atomfoundry.alignment.overlap import (
     EnergyIndex,
     EnergySource,
-    OverlapTable,
     Predictor,
     build_overlap,
 )
 from atomfoundry.alignment.problem import AlignmentSettings, Problem, Solution
 from atomfoundry.alignment.regression import huber_fit
 from atomfoundry.alignment.report import build_report
+from atomfoundry.alignment.table import OverlapTable
 from atomfoundry.alignment.transform import Alignment, Mode
 from atomfoundry.datasets import frame_id
 from atomfoundry.documents import EnergyMetrics, LevelOfTheory

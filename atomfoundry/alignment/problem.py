@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomfoundry.alignment.overlap import OverlapRows, OverlapTable
 from atomfoundry.alignment.pairs import PairBasis, PairTerms
 from atomfoundry.alignment.regression import Chunks, LinearFit, huber_fit, refit
+from atomfoundry.alignment.table import OverlapRows, OverlapTable
 
 REFERENCE_TARGET = "energies of the same structures at the target level"
 REFERENCE_BRIDGE = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atomfoundry.alignment.overlap import OverlapRows
 from atomfoundry.alignment.problem import MANY_ROWS, Problem, Solution
 from atomfoundry.alignment.regression import Triangle, draw, folds
+from atomfoundry.alignment.table import OverlapRows
 from atomfoundry.alignment.transform import AlignmentReport
 from atomfoundry.documents import EnergyMetrics
 
