@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.makers.active_learning import ExploreMaker, SelectedStructuresMaker
-    from atomfoundry.makers.align import AlignMaker
+    from atomfoundry.makers.align import AlignDatasetsMaker, AlignMaker
     from atomfoundry.makers.benchmark import BenchmarkMaker, BenchmarkStructuresMaker
     from atomfoundry.makers.curation import CoverageMaker, CurateMaker
     from atomfoundry.makers.databases import MaterialsProjectMaker, MoleculesMaker, OptimadeMaker, PrototypesMaker
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.vasp import MatPesLabelMaker
 
 _HOMES = {
+    "AlignDatasetsMaker": "align",
     "AlignMaker": "align",
     "BenchmarkMaker": "benchmark",
     "BenchmarkStructuresMaker": "benchmark",
@@ -68,6 +69,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlignDatasetsMaker",
     "AlignMaker",
     "BenchmarkMaker",
     "BenchmarkStructuresMaker",

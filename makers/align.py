@@ -1,18 +1,26 @@
-"""The Maker of Total Energy Alignment."""
+"""The Makers of Total Energy Alignment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobflow import Maker
 
-from atomfoundry.documents import AlignmentDoc, LabelSetDoc
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelSetDoc, ModelDoc
+from atomfoundry.errors import AlignmentError, ConfigurationError
 from atomfoundry.makers.dataset import isolated_energies
-from atomfoundry.makers.frames import open_dataset, store_frames
+from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset, store_frames
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomfoundry.alignment import AlignmentSettings
 
 
 @dataclass
@@ -24,7 +32,7 @@ class AlignMaker(Maker):
     name
         Name of the job.
     mode
-        ``"atoms"`` or ``"bridge"``.
+        ``"atoms"``, ``"bridge"``, or, with all shifts fitted, ``"overlap"`` or ``"pairs"`` (with bond terms).
     scale_forces
         Scale forces and stress with the energy (they then stay derivatives of it).
     force
@@ -32,7 +40,7 @@ class AlignMaker(Maker):
     """
 
     name: str = "align"
-    mode: Literal["atoms", "bridge"] = "bridge"
+    mode: Literal["atoms", "bridge", "overlap", "pairs"] = "bridge"
     scale_forces: bool = True
     force: bool = False
 
@@ -55,7 +63,7 @@ class AlignMaker(Maker):
             Isolated atoms at the source and at the target level.
         overlap
             Structures of the source set, labelled at the bridge level (mode ``bridge``) or at the target level
-            (mode ``atoms``).
+            (other modes).
         overlap_isolated
             Isolated atoms at the level of ``overlap``.
 
@@ -64,32 +72,172 @@ class AlignMaker(Maker):
         AlignmentError
             If the data do not support an alignment (ALGORITHMS 1.4 step 5).
         """
-        from atomfoundry.alignment import fit_alignment
+        from atomfoundry.alignment import AlignedFrames, fit_alignment
 
-        frames = list(open_dataset(source.frames).frames())
-        overlap_frames = list(open_dataset(overlap.frames).frames())
-        in_between: dict[str, Any] = {"target": overlap_frames}
+        frames = open_dataset(source.frames)
+        overlap_frames = open_dataset(overlap.frames)
+        target_atoms = isolated_energies(target_isolated)
+        in_between: dict[str, Any] = {"target": overlap_frames.frames()}
+        if self.mode in ("overlap", "pairs"):
+            # These fit the shifts: dissociation limits for a smaller error where atoms are bound.
+            target_atoms = {}
         if self.mode == "bridge":
             in_between = {
-                "bridge": overlap_frames,
+                "bridge": overlap_frames.frames(),
                 "bridge_level": overlap.level,
                 "bridge_isolated_energies": isolated_energies(overlap_isolated),
             }
         alignment = fit_alignment(
-            frames,
+            frames.frames(),
             source_level=source.level,
             target_level=target_isolated.level,
             source_isolated_energies=isolated_energies(source_isolated),
-            target_isolated_energies=isolated_energies(target_isolated),
+            target_isolated_energies=target_atoms,
             mode=self.mode,
             scale_forces=self.scale_forces,
             force=self.force,
             **in_between,
         )
         path = alignment.save(Path("alignment.json"))
-        aligned = [alignment.apply(atoms) for atoms in frames]
+        aligned = AlignedFrames(frames.frames(), alignment)
         return alignment.document(
             current_artifacts().put(path, media_type="application/json"),
             dataset=store_frames(aligned, name=f"{source.name}, aligned", level=target_isolated.level),
-            n_aligned=len(aligned),
+            n_aligned=len(aligned.kept),
         )
+
+
+@dataclass
+class AlignDatasetsMaker(Maker):
+    """Align datasets of any number of levels to one, over the path of least expected error.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    mode
+        As for :func:`~atomfoundry.alignment.fit_datasets`: ``"auto"``, ``"atoms"``, ``"overlap"``, ``"pairs"``,
+        ``"bridge"`` or ``"model"``.
+    molecules
+        Match molecules whatever box they are in, instead of equal frame ids.
+    leave_out
+        Leave out frames that cannot be aligned instead of stopping; the document counts them.
+    scale_forces, force
+        As for :class:`AlignMaker`.
+    settings
+        Fields of :class:`~atomfoundry.alignment.AlignmentSettings` that differ from its defaults.
+    """
+
+    name: str = "align datasets"
+    mode: Literal["auto", "atoms", "overlap", "pairs", "bridge", "model"] = "auto"
+    molecules: bool = False
+    leave_out: bool = False
+    scale_forces: bool = True
+    force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @foundry_job
+    def make(
+        self,
+        sources: list[DatasetDoc],
+        target: DatasetDoc,
+        through: list[DatasetDoc] | None = None,
+        model: ModelDoc | None = None,
+    ) -> list[AlignmentDoc]:
+        """Fit the alignments and write every source with aligned labels.
+
+        Parameters
+        ----------
+        sources
+            Datasets to be aligned, each of one level.
+        target
+            A dataset of the target level.
+        through
+            Datasets of levels in between; the bridge in mode ``bridge``.
+        model
+            A model of the target level, for mode ``model``.
+
+        Returns
+        -------
+        list
+            One document a source, in their order.
+
+        Raises
+        ------
+        AlignmentError
+            If a source cannot be aligned (ALGORITHMS 1.4 step 5).
+        ConfigurationError
+            If a setting is wrong.
+        """
+        from atomfoundry.alignment import align_dataset, fit_datasets, molecule_key
+        from atomfoundry.datasets import frame_id
+
+        datasets = [open_dataset(document.dataset) for document in sources]
+        end = open_dataset(target.dataset)
+        alignments = fit_datasets(
+            datasets,
+            end,
+            through=[open_dataset(document.dataset) for document in through or []],
+            mode=self.mode,
+            predictor=model_energy(current_artifacts().fetch(model.model)) if model else None,
+            key=molecule_key if self.molecules else frame_id,
+            scale_forces=self.scale_forces,
+            force=self.force,
+            settings=alignment_settings(self.settings, where=self.name),
+        )
+        documents = []
+        for dataset, document in zip(datasets, sources, strict=True):
+            if dataset.level is None or dataset.level.id not in alignments:
+                raise AlignmentError(
+                    f"Dataset '{document.name}' is of the target's level already.", remedy="Leave it out of sources."
+                )
+            alignment = alignments[dataset.level.id]
+            with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="aligned-") as folder:
+                path = alignment.save(Path(folder) / "alignment.json")
+                aligned, left_out = align_dataset(
+                    dataset, alignment, Path(folder) / "dataset", leave_out=self.leave_out
+                )
+                documents.append(
+                    alignment.document(
+                        current_artifacts().put(path, media_type="application/json"),
+                        dataset=current_artifacts().put(aligned.path, media_type=DATASET_MEDIA_TYPE),
+                        n_aligned=len(aligned),
+                        left_out=left_out,
+                    )
+                )
+        return documents
+
+
+def model_energy(model: Path) -> Callable[[Atoms], float]:
+    """Return what asks a model for total energies (eV)."""
+    from atomfoundry.models import FoundryCalculator
+
+    calculator = FoundryCalculator(model)
+
+    def energy(atoms: Atoms) -> float:
+        return float(calculator.get_property("energy", atoms))
+
+    return energy
+
+
+def alignment_settings(changes: dict[str, Any], *, where: str) -> AlignmentSettings:
+    """Build alignment settings from a dictionary.
+
+    Raises
+    ------
+    ConfigurationError
+        If a key or value is wrong.
+    """
+    from pydantic import ValidationError
+
+    from atomfoundry.alignment import AlignmentSettings
+
+    try:
+        return AlignmentSettings.model_validate(changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{where}: alignment setting '{key}': {first['msg']}.",
+            remedy=f"Valid: {', '.join(AlignmentSettings.model_fields)}.",
+        ) from error

@@ -11,11 +11,12 @@ from typing import Literal
 from ase import Atoms
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atomfoundry.alignment.pairs import PairTerms
 from atomfoundry.datasets import attach_labels, labels_of
-from atomfoundry.documents import AlignmentDoc, Artifact, EnergyMetrics, LevelOfTheory
+from atomfoundry.documents import AlignmentDoc, AlignmentStep, Artifact, EnergyMetrics, LevelOfTheory
 from atomfoundry.errors import AlignmentError
 
-Mode = Literal["atoms", "bridge", "overlap", "model"]
+Mode = Literal["atoms", "bridge", "overlap", "pairs", "model", "path"]
 
 ALIGNED_FLAG = "aligned"
 """Flag of frames whose labels were transformed."""
@@ -33,7 +34,12 @@ class AlignmentReport(BaseModel):
         default_factory=dict,
         description="Against the reference. 'raw': source energies as they are; 'icea': plus the shifts; "
         "'aec': the alignment; 'cross_validated': the alignment fitted without the structure; "
-        "'least_squares': what fitting one shift per element, without scale, would give",
+        "'least_squares': what fitting one shift per element, without scale, would give, "
+        "'least_squares_cross_validated': that fitted without the structure; 'affine_cross_validated': in mode "
+        "'pairs', shifts and scale without bond terms, cross-validated",
+    )
+    metrics_per_element: dict[str, dict[str, EnergyMetrics]] = Field(
+        default_factory=dict, description="Element -> the same over the structures that hold it"
     )
     cross_validation: str = Field(default="", description="How the structures were parted for it")
     residuals_per_element: dict[str, float] = Field(
@@ -47,19 +53,29 @@ class AlignmentReport(BaseModel):
         default_factory=list,
         description="Elements whose source E0 was estimated by least squares, not computed",
     )
+    uncovered: dict[str, int] = Field(
+        default_factory=dict, description="Elements that no overlap structure has -> source frames with them"
+    )
     overridden: list[str] = Field(default_factory=list, description="Refusals that force=True overrode")
+
+    @property
+    def expected_error(self) -> float | None:
+        """RMSE to expect of a new structure, eV/atom: cross-validated where it could be."""
+        found = self.metrics.get("cross_validated") or self.metrics.get("aec")
+        return found.rmse if found else None
 
 
 class Alignment(BaseModel):
     """Total Energy Alignment of one source level to one target level (ALGORITHMS 1.4, 1.5).
 
-    E_TEA = sum n E0^t + a (E^s - sum n E0^s), F_TEA = a F^s, stress_TEA = a stress^s. An ``apply``-ed frame
-    carries the target level's id, so it may stand beside frames of that level.
+    E_TEA = sum n E0^t + a (E^s - sum n E0^s), F_TEA = a F^s, stress_TEA = a stress^s; in mode ``pairs`` plus energy,
+    forces and stress of the bond terms. An ``apply``-ed frame carries the target level's id, so it may stand beside
+    frames of that level.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = 2
     mode: Mode
     source_level: LevelOfTheory
     target_level: LevelOfTheory
@@ -71,8 +87,16 @@ class Alignment(BaseModel):
         default_factory=dict,
         description="Element -> ICEA shift, eV: E0^t - E0^b with a bridge, else E0^t - E0^s",
     )
+    pair_terms: list[PairTerms] = Field(default_factory=list, description="Bond terms of mode 'pairs'")
+    uncovered: list[str] = Field(default_factory=list, description="Elements whose frames are refused")
+    path: list[AlignmentStep] = Field(default_factory=list, description="Of an alignment over other levels")
     scale_forces: bool = Field(default=True, description="False leaves forces and stress as they are")
     report: AlignmentReport
+
+    @property
+    def expected_error(self) -> float | None:
+        """RMSE to expect of a new structure, eV/atom; None where nothing was measured."""
+        return self.path[-1].accumulated if self.path else self.report.expected_error
 
     # -- transforming ---------------------------------------------------------------------------
 
@@ -89,16 +113,17 @@ class Alignment(BaseModel):
         Raises
         ------
         AlignmentError
-            If an element has no isolated-atom energy at both levels.
+            If an element cannot be aligned, or the alignment has bond terms, which need the structure (``apply``).
         """
-        source, target, shift = self._offsets(composition)
-        # With a = 1 only the difference of the offsets counts: without it the energy stays bit for bit.
-        return energy + shift if self.scale == 1.0 else target + self.scale * (energy - source)
+        if self.pair_terms:
+            raise AlignmentError("This alignment has bond terms: the composition alone does not tell the energy.")
+        return self._affine(energy, composition)
 
     def inverse_energy(self, energy: float, composition: Mapping[str, int]) -> float:
         """Return the source energy of an aligned energy; the inverse of ``energy``."""
-        source, target, shift = self._offsets(composition)
-        return energy - shift if self.scale == 1.0 else (energy - target) / self.scale + source
+        if self.pair_terms:
+            raise AlignmentError("This alignment has bond terms: the composition alone does not tell the energy.")
+        return self._inverse_affine(energy, composition)
 
     def apply(self, atoms: Atoms) -> Atoms:
         """Return the frame with aligned labels.
@@ -130,12 +155,16 @@ class Alignment(BaseModel):
         if energy is None:
             raise AlignmentError(f"A frame of {atoms.get_chemical_formula()} has no energy to align.")
         factor = self.scale if self.scale_forces else 1.0
-        aligned = attach_labels(
-            atoms,
-            self.energy(energy, atoms.symbols.formula.count()),
-            None if forces is None else factor * forces,
-            None if stress is None else factor * stress,
-        )
+        aligned_energy = self._affine(energy, atoms.symbols.formula.count())
+        aligned_forces = None if forces is None else factor * forces
+        aligned_stress = None if stress is None else factor * stress
+        for terms in self.pair_terms:
+            more = terms.evaluate(atoms)
+            aligned_energy += more[0]
+            if self.scale_forces:
+                aligned_forces = None if aligned_forces is None else aligned_forces + more[1]
+                aligned_stress = None if aligned_stress is None else aligned_stress + more[2]
+        aligned = attach_labels(atoms, aligned_energy, aligned_forces, aligned_stress)
         flags = [flag for flag in atoms.info.get("flags", []) if flag != ALIGNED_FLAG]
         aligned.info.update(
             level=self.target_level.id,
@@ -163,9 +192,15 @@ class Alignment(BaseModel):
         if energy is None:
             raise AlignmentError(f"A frame of {atoms.get_chemical_formula()} has no energy to take back.")
         factor = self.scale if self.scale_forces else 1.0
+        for terms in self.pair_terms:
+            more = terms.evaluate(atoms)
+            energy -= more[0]
+            if self.scale_forces:
+                forces = None if forces is None else forces - more[1]
+                stress = None if stress is None else stress - more[2]
         restored = attach_labels(
             atoms,
-            self.inverse_energy(energy, atoms.symbols.formula.count()),
+            self._inverse_affine(energy, atoms.symbols.formula.count()),
             None if forces is None else forces / factor,
             None if stress is None else stress / factor,
         )
@@ -175,6 +210,15 @@ class Alignment(BaseModel):
         restored.info["flags"] = [flag for flag in atoms.info.get("flags", []) if flag != ALIGNED_FLAG]
         return restored
 
+    def _affine(self, energy: float, composition: Mapping[str, int]) -> float:
+        source, target, shift = self._offsets(composition)
+        # With a = 1 only the difference of the offsets counts: without it the energy stays bit for bit.
+        return energy + shift if self.scale == 1.0 else target + self.scale * (energy - source)
+
+    def _inverse_affine(self, energy: float, composition: Mapping[str, int]) -> float:
+        source, target, shift = self._offsets(composition)
+        return energy - shift if self.scale == 1.0 else (energy - target) / self.scale + source
+
     def _offsets(self, composition: Mapping[str, int]) -> tuple[float, float, float]:
         tables = (self.source_isolated_energies, self.target_isolated_energies)
         missing = sorted({symbol for symbol in composition for table in tables if symbol not in table})
@@ -183,6 +227,14 @@ class Alignment(BaseModel):
                 f"No isolated-atom energy of {', '.join(missing)} at both levels, so nothing that contains "
                 "it can be aligned.",
                 remedy="Compute the isolated atoms at both levels and fit again.",
+            )
+        refused = sorted(set(composition) & set(self.uncovered))
+        if refused:
+            raise AlignmentError(
+                f"{', '.join(refused)}: no structure with it was computed at both {self.source_level.label} and "
+                f"{self.target_level.label}, so the scale was never tested on it.",
+                remedy="Label some structures with it at both levels, leave such frames out, or fit with "
+                "allow_uncovered.",
             )
         source, target = (sum(n * table[symbol] for symbol, n in composition.items()) for table in tables)
         shift = sum(
@@ -224,7 +276,14 @@ class Alignment(BaseModel):
             raise AlignmentError(f"'{path}' is of a newer schema.", remedy="Update Atomfoundry.")
         return alignment
 
-    def document(self, alignment: Artifact, *, dataset: Artifact | None = None, n_aligned: int = 0) -> AlignmentDoc:
+    def document(
+        self,
+        alignment: Artifact,
+        *,
+        dataset: Artifact | None = None,
+        n_aligned: int = 0,
+        left_out: Mapping[str, int] | None = None,
+    ) -> AlignmentDoc:
         """Return the document for the results database.
 
         Parameters
@@ -235,6 +294,8 @@ class Alignment(BaseModel):
             The source dataset with aligned labels, where there is one.
         n_aligned
             Its frames.
+        left_out
+            Why frames of the source are not in it -> how many.
         """
         return AlignmentDoc(
             mode=self.mode,
@@ -250,6 +311,13 @@ class Alignment(BaseModel):
             metrics=self.report.metrics,
             residuals_per_element=self.report.residuals_per_element,
             points=self.report.points,
+            metrics_per_element=self.report.metrics_per_element,
+            cross_validation=self.report.cross_validation,
+            n_pair_terms=sum(len(b) for terms in self.pair_terms for b in terms.coefficients.values()),
+            path=self.path,
+            expected_error=self.expected_error,
+            uncovered=self.report.uncovered,
+            left_out=dict(left_out or {}),
             alignment=alignment,
             dataset=dataset,
             n_aligned=n_aligned,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from atomfoundry import __version__
+from atomfoundry.cli.align import align_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.engines import app as engine_app
@@ -52,6 +53,7 @@ app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
 app.command("evaluate")(evaluate_command)
+dataset_app.command("align")(align_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
 

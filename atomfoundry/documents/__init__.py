@@ -10,6 +10,7 @@ from atomfoundry.documents.base import (
 from atomfoundry.documents.benchmark import BenchmarkDoc, ReportDoc
 from atomfoundry.documents.data import (
     AlignmentDoc,
+    AlignmentStep,
     CoverageDoc,
     DatasetDoc,
     EnergyMetrics,
@@ -35,6 +36,7 @@ from atomfoundry.documents.model import (
 __all__ = [
     "SCHEMA_VERSION",
     "AlignmentDoc",
+    "AlignmentStep",
     "Artifact",
     "BenchmarkDoc",
     "CoverageDoc",

@@ -112,6 +112,22 @@ class EnergyMetrics(BaseModel):
     n: int
 
 
+class AlignmentStep(BaseModel):
+    """One alignment on the way from a level to another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source_id: str
+    source: str = Field(description="Label of the level")
+    target_id: str
+    target: str
+    mode: str
+    scale: float
+    inverted: bool = Field(default=False, description="Fitted in the other direction")
+    error: float | None = Field(description="Expected RMSE of this step alone, eV/atom")
+    accumulated: float | None = Field(description="Up to here, on the scale of this step's target, eV/atom")
+
+
 class AlignmentDoc(FoundryDocument):
     """A Total Energy Alignment and its report."""
 
@@ -126,12 +142,26 @@ class AlignmentDoc(FoundryDocument):
     n_overlap: int
     overlap_per_element: dict[str, int] = Field(default_factory=dict)
     metrics: dict[str, EnergyMetrics] = Field(
-        default_factory=dict, description="'raw', 'icea', 'aec', 'cross_validated', 'least_squares'"
+        default_factory=dict,
+        description="'raw', 'icea', 'aec', 'cross_validated', 'least_squares', 'least_squares_cross_validated'",
     )
+    metrics_per_element: dict[str, dict[str, EnergyMetrics]] = Field(
+        default_factory=dict, description="Element -> the same over the structures that hold it"
+    )
+    cross_validation: str = Field(default="", description="How the structures were parted for it")
     residuals_per_element: dict[str, float] = Field(default_factory=dict, description="Mean residual, eV/atom")
     points: list[dict] = Field(
         default_factory=list,
-        description="Overlap structures: formula, n_atoms, target, raw, icea, aec (all eV/atom, atomization)",
+        description="Overlap structures: formula, n_atoms, target and the keys of 'metrics' (all eV/atom, atomization)",
+    )
+    n_pair_terms: int = Field(default=0, description="Bond terms, mode 'pairs'")
+    path: list[AlignmentStep] = Field(default_factory=list, description="Steps of an alignment over other levels")
+    expected_error: float | None = Field(default=None, description="RMSE to expect of a new structure, eV/atom")
+    uncovered: dict[str, int] = Field(
+        default_factory=dict, description="Elements that cannot be aligned -> source frames with them"
+    )
+    left_out: dict[str, int] = Field(
+        default_factory=dict, description="Why frames of the source are not in 'dataset' -> how many"
     )
     alignment: Artifact
     dataset: Artifact | None = Field(default=None, description="The source dataset with aligned labels")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atomfoundry.documents import AlignmentDoc, EnergyMetrics
 from atomfoundry.results.report import style, text
+from atomfoundry.results.report.alignment_details import element_table, path_table, residual_figures
 from atomfoundry.results.report.blocks import Block, Cell, Figure, Row, Section, Table, Words
 from atomfoundry.results.report.data import ReportInputs
 
@@ -19,7 +20,9 @@ METRIC_WORDS = {
     "icea": "after ICEA (inner core energy alignment)",
     "aec": "after AEC (atomization energy correction)",
     "cross_validated": "AEC, cross-validated",
+    "affine_cross_validated": "shifts and scale without bond terms, cross-validated",
     "least_squares": "least-squares shifts, for comparison",
+    "least_squares_cross_validated": "least-squares shifts, cross-validated",
 }
 
 
@@ -45,21 +48,43 @@ def _alignment(doc: AlignmentDoc, *, named: bool) -> list[Block]:
         words = f"{doc.source_level.label} to {doc.target_level.label}"
         blocks.append(Words(text=words, heading=True))
     bridge = f", over {doc.bridge_level.label}" if doc.bridge_level else ""
+    scale = f"scale factor {text.fixed(doc.scale, 4)}"
+    how = f"mode “{doc.mode}”, {scale} from {text.count(doc.n_overlap, 'structure')} computed at both"
+    if doc.path:
+        steps = text.count(len(doc.path), "step")
+        how = (
+            f"{scale} over {steps}, with an expected error of {text.number(1000 * (doc.expected_error or 0))} meV/atom"
+        )
+    if doc.n_pair_terms:
+        how += f", and {text.count(doc.n_pair_terms, 'bond term')}"
     blocks.append(
         Words(
-            text=f"From {doc.source_level.label} to {doc.target_level.label}{bridge}; mode “{doc.mode}”, "
-            f"scale factor {text.fixed(doc.scale, 4)} from {text.count(doc.n_overlap, 'structure')} "
-            f"computed at both; {text.count(doc.n_aligned, 'frame')} aligned."
+            text=f"From {doc.source_level.label} to {doc.target_level.label}{bridge}; {how}; "
+            f"{text.count(doc.n_aligned, 'frame')} aligned."
         )
     )
+    if doc.left_out:
+        blocks.append(Words(text=f"Left out: {text.listing(doc.left_out)}."))
+    if doc.uncovered:
+        missing = ", ".join(doc.uncovered)
+        blocks.append(Words(text=f"In no structure that was computed at both levels, and so refused: {missing}."))
+    steps_taken = path_table(doc)
+    if steps_taken is not None:
+        blocks.append(steps_taken)
     parity = [_parity(doc, step) for step in STEPS if any(step in point for point in doc.points)]
     if parity:
         blocks.append(Row(blocks=parity, columns=3))
     if doc.metrics:
         blocks.append(_metrics(doc.metrics))
+    residuals = residual_figures(doc)
+    if residuals:
+        blocks.append(Row(blocks=residuals))
     bars = [figure for figure in (_residuals(doc), _shifts(doc)) if figure is not None]
     if bars:
         blocks.append(Row(blocks=bars))
+    by_element = element_table(doc)
+    if by_element is not None:
+        blocks.append(by_element)
     blocks.append(_isolated(doc))
     return blocks
 

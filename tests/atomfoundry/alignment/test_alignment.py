@@ -304,8 +304,9 @@ def test_file_and_document(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["alignment.json"]
     document = alignment.document(Artifact(uri="x", sha256="y", size=1), n_aligned=7)
     assert document.n_aligned == 7
-    assert set(document.metrics) == {"raw", "icea", "aec", "cross_validated", "least_squares"}
-    assert set(document.points[0]) == {"formula", "n_atoms", "target", "raw", "icea", "aec"}
+    steps = {"raw", "icea", "aec", "cross_validated", "least_squares", "least_squares_cross_validated"}
+    assert set(document.metrics) == steps
+    assert set(document.points[0]) == {"formula", "n_atoms", "target", *steps}
     with pytest.raises(AlignmentError, match="nothing"):
         Alignment.load(tmp_path / "nothing.json")
     path.write_text("{}")
