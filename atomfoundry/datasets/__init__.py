@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atomfoundry.datasets.batch import FrameBatch
     from atomfoundry.datasets.checks import CurationSettings, check_frame, curate
+    from atomfoundry.datasets.duplicates import duplicate_frames, near_duplicates
     from atomfoundry.datasets.exchange import read_extxyz, write_extxyz
     from atomfoundry.datasets.frame import (
         attach_labels,
@@ -21,25 +23,35 @@ if TYPE_CHECKING:
     )
     from atomfoundry.datasets.isolated import isolated_energies
     from atomfoundry.datasets.merge import merge_datasets
-    from atomfoundry.datasets.selection import covering_radius, farthest_point_sampling
+    from atomfoundry.datasets.selection import (
+        covering_radius,
+        farthest_point_sampling,
+        random_selection,
+        stratified_selection,
+    )
     from atomfoundry.datasets.splits import split
     from atomfoundry.datasets.store import Dataset
 
 _HOMES = {
     "CurationSettings": "checks",
     "Dataset": "store",
+    "FrameBatch": "batch",
     "attach_labels": "frame",
     "check_frame": "checks",
     "clean_frame": "frame",
     "covering_radius": "selection",
     "curate": "checks",
+    "duplicate_frames": "duplicates",
     "farthest_point_sampling": "selection",
     "frame_id": "frame",
     "isolated_energies": "isolated",
     "labels_of": "frame",
     "merge_datasets": "merge",
+    "near_duplicates": "duplicates",
+    "random_selection": "selection",
     "read_extxyz": "exchange",
     "split": "splits",
+    "stratified_selection": "selection",
     "unique_frames": "frame",
     "with_metadata": "frame",
     "write_extxyz": "exchange",
@@ -48,18 +60,23 @@ _HOMES = {
 __all__ = [
     "CurationSettings",
     "Dataset",
+    "FrameBatch",
     "attach_labels",
     "check_frame",
     "clean_frame",
     "covering_radius",
     "curate",
+    "duplicate_frames",
     "farthest_point_sampling",
     "frame_id",
     "isolated_energies",
     "labels_of",
     "merge_datasets",
+    "near_duplicates",
+    "random_selection",
     "read_extxyz",
     "split",
+    "stratified_selection",
     "unique_frames",
     "with_metadata",
     "write_extxyz",

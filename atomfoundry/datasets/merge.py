@@ -137,6 +137,8 @@ def _isolated_energies(datasets: Sequence[Dataset], alignments: Mapping[str, Any
 
 def _kept_rows(datasets: Sequence[Dataset]) -> list[NDArray[np.int64]]:
     """Return the frames of each dataset that did not come before, at their own level."""
+    if not datasets:
+        return []
     keys = np.concatenate([np.empty((0, 2), np.uint64), *map(id_keys, datasets)])
     first = first_of_each(keys, level_codes(datasets)[0])
     new = first == np.arange(len(first))
@@ -173,7 +175,8 @@ class _Joiner:
             part = rows[first:last]
             worth = len(part) >= _WORTH_LINKING * shard.n_frames and not aligned and shard.index is not None
             if len(part) and worth:
-                self.finish()
+                if self._waiting:
+                    self.finish()
                 self._link(dataset, number, part - start)
             elif len(part):
                 self._waiting.append((dataset, part))
