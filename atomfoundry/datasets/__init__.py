@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from atomfoundry.datasets.batch import FrameBatch
     from atomfoundry.datasets.checks import CurationSettings, check_frame, curate
     from atomfoundry.datasets.convert import import_dataset, read_frames, write_frames
-    from atomfoundry.datasets.duplicates import duplicate_frames, near_duplicates
+    from atomfoundry.datasets.duplicates import conflicting_duplicates, duplicate_frames, near_duplicates
     from atomfoundry.datasets.exchange import read_extxyz, write_extxyz
     from atomfoundry.datasets.frame import (
         attach_labels,
@@ -41,6 +41,7 @@ _HOMES = {
     "attach_labels": "frame",
     "check_frame": "checks",
     "clean_frame": "frame",
+    "conflicting_duplicates": "duplicates",
     "covering_radius": "selection",
     "curate": "checks",
     "duplicate_frames": "duplicates",
@@ -70,6 +71,7 @@ __all__ = [
     "attach_labels",
     "check_frame",
     "clean_frame",
+    "conflicting_duplicates",
     "covering_radius",
     "curate",
     "duplicate_frames",

@@ -78,6 +78,32 @@ def duplicate_frames(datasets: Dataset | Sequence[Dataset], *, same_level: bool 
     return first_of_each(joined, level_codes(sets)[0] if same_level else None)
 
 
+def conflicting_duplicates(dataset: Dataset, *, tolerance: float = 5e-3) -> NDArray[np.int64]:
+    """Find duplicates whose energies contradict one another: one structure, one level, two energies.
+
+    Parameters
+    ----------
+    dataset
+        Where to look; only ids, levels, sizes and energies are read.
+    tolerance
+        Largest difference within a kind, eV an atom (ALGORITHMS 9.3).
+
+    Returns
+    -------
+    numpy.ndarray
+        Indices of all frames with an energy of the kinds that disagree, ascending: none of them can be trusted.
+    """
+    first = duplicate_frames(dataset)
+    n_atoms = np.maximum(np.asarray(dataset.column("n_atoms")), 1)
+    energies = np.asarray(dataset.column("energy")) / n_atoms
+    lowest = np.full(len(first), np.inf)
+    highest = np.full(len(first), -np.inf)
+    known = np.flatnonzero(np.isfinite(energies))
+    np.minimum.at(lowest, first[known], energies[known])
+    np.maximum.at(highest, first[known], energies[known])
+    return np.flatnonzero((highest - lowest > tolerance)[first] & np.isfinite(energies))
+
+
 def level_codes(datasets: Iterable[Dataset]) -> tuple[NDArray[np.int32], list[str]]:
     """Return the level of every frame of some datasets as a number, and the level ids."""
     names: dict[str, int] = {}

@@ -32,8 +32,12 @@ def _convention(
 ) -> KeyConvention:
     """Return the convention with single names replaced."""
     found = keys if isinstance(keys, KeyConvention) else convention(keys)
-    given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    return replace(found, **{name: (key,) for name, key in given.items() if key is not None})
+    return replace(
+        found,
+        energy=found.energy if energy_key is None else (energy_key,),
+        forces=found.forces if forces_key is None else (forces_key,),
+        stress=found.stress if stress_key is None else (stress_key,),
+    )
 
 
 def _comment(atoms: Atoms, keys: KeyConvention) -> str:

@@ -119,13 +119,14 @@ class _Sampler:
         self.active = min(active, n_points)
         self.limit = tolerance * tolerance
         self.chosen: list[int] = []
-        self.dtype = np.dtype(np.float32 if points.dtype in (np.float32, np.float16) else np.float64)
+        single = points.dtype in (np.float32, np.float16)
+        self.dtype = np.dtype(np.float32) if single else np.dtype(np.float64)
         self.mean = mean_row(points)
         self.norms = squared_distances(points, self.mean)
         if not (np.isfinite(self.norms).all() and np.isfinite(warm).all()):
             raise DatasetError("A descriptor is not finite.", remedy="Remove the frame it belongs to.")
         # A product of d terms, two norms and the rounding of the centred coordinates; ten per cent for second order.
-        self.unit = 1.1 * (2 * width + 16) * float(np.finfo(self.dtype).eps) / 2
+        self.unit = 1.1 * (2 * width + 16) * float(np.finfo(np.float32 if single else np.float64).eps) / 2
         self.raw = np.empty((len(warm) + wanted, width))
         self.factors = np.empty((len(warm) + wanted, width + 1), self.dtype)
         self.n_centres = 0

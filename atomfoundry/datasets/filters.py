@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def matching(dataset: Dataset, conditions: Mapping[str, Any]) -> NDArray[np.int6
 
 
 def _meets(values: NDArray[Any] | list[Any], condition: Any) -> NDArray[np.bool_]:
-    if isinstance(condition, Callable):
+    if callable(condition):
         return np.fromiter((bool(condition(value)) for value in values), bool, len(values))
     wanted = condition if isinstance(condition, Collection) and not isinstance(condition, str) else [condition]
     if isinstance(values, np.ndarray):

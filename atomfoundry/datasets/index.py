@@ -291,9 +291,9 @@ class ShardIndex:
         if name == "numbers":
             return [part.astype(int) for part in np.split(self._numbers, self._offsets[1:-1])] if self.n_rows else []
         if name in PLAIN_COLUMNS:
-            pairs = (self.vectors(row) for row in range(self.n_rows))
             which = PLAIN_COLUMNS.index(name)
-            return [None if pair[which] is None else pair[which].copy() for pair in pairs]
+            found = (self.vectors(row)[which] for row in range(self.n_rows))
+            return [None if values is None else values.copy() for values in found]
         if name == "frame_id":
             text = self._ids.tobytes().hex()
             return [text[start : start + 32] for start in range(0, len(text), 32)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import DatasetError
@@ -133,6 +135,25 @@ class CountKeeper:
         return Counts.model_validate({**self._totals, **kinds, "elements": dict(sorted(elements.items()))})
 
 
+_LONG_SPLITS = 10_000
+"""More indices than this are written packed: base64 of zlib of their differences, little-endian int64."""
+
+
+def _indices(rows: Sequence[int]) -> NDArray[np.int64]:
+    return np.asarray(rows, dtype="<i8")
+
+
+def _pack(rows: Sequence[int]) -> str:
+    return base64.b64encode(zlib.compress(np.diff(_indices(rows), prepend=0).tobytes(), 6)).decode()
+
+
+def _unpack(text: str) -> list[int]:
+    try:
+        return np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), "<i8")).tolist()
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"a packed split is damaged ({error})") from error
+
+
 class DatasetMetadata(BaseModel):
     """Content of ``dataset.json``."""
 
@@ -163,13 +184,25 @@ class DatasetMetadata(BaseModel):
             "levels": [record.id for record in self.levels],
             "level": self.level.id if self.level else "",
             "isolated_energies": self.isolated_energies,
-            "splits": self.splits,
+            "splits": {
+                name: hashlib.sha256(_indices(rows).tobytes()).hexdigest() for name, rows in self.splits.items()
+            },
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
         """Return the file's content; equal metadata give equal bytes."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        content = self.model_dump(mode="json")
+        if sum(map(len, self.splits.values())) > _LONG_SPLITS:
+            content["splits"] = {name: _pack(rows) for name, rows in self.splits.items()}
+        return json.dumps(content, indent=1) + "\n"
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _unpacked(cls, splits: Any) -> Any:
+        if not isinstance(splits, dict):
+            return splits
+        return {name: _unpack(rows) if isinstance(rows, str) else rows for name, rows in splits.items()}
 
 
 def version_file(version: int) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from atomfoundry.datasets import Dataset, attach_labels, duplicate_frames, near_duplicates
+from atomfoundry.datasets import Dataset, attach_labels, conflicting_duplicates, duplicate_frames, near_duplicates
 from atomfoundry.datasets.duplicates import first_of_each
 from atomfoundry.errors import DatasetError
 
@@ -32,6 +32,26 @@ def test_duplicate_frames_over_several_datasets(tmp_path: Path) -> None:
     assert duplicate_frames(one).tolist() == [0, 1, 2, 0]
     assert duplicate_frames([one, two]).tolist() == [0, 1, 2, 0, 1, 5]
     assert duplicate_frames([one, two], same_level=False).tolist() == [0, 1, 0, 0, 1, 5]
+
+
+def test_conflicting_energies_condemn_the_whole_kind(tmp_path: Path) -> None:
+    def frame(place: float, energy: float | None, level: str = "x") -> Atoms:
+        return attach_labels(Atoms("H2", positions=[[place, 0, 0], [0, 0, 1]], info={"level": level}), energy)
+
+    frames = [
+        frame(0, 1.0),
+        frame(1, 1.0),
+        frame(0, 1.009),
+        frame(1, 1.011),
+        frame(1, None),
+        frame(0, 5.0, "y"),
+        frame(2, None),
+        frame(2, None),
+    ]
+    dataset = Dataset.create(tmp_path / "set", frames)
+    assert conflicting_duplicates(dataset).tolist() == [1, 3]
+    assert conflicting_duplicates(dataset, tolerance=4e-3).tolist() == [0, 1, 2, 3]
+    assert conflicting_duplicates(dataset, tolerance=1.0).tolist() == []
 
 
 def by_hand(points: np.ndarray, radius: float) -> list[int]:

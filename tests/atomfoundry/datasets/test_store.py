@@ -17,7 +17,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from atomfoundry.datasets import Dataset, attach_labels, duplicate_frames, frame_id, labels_of, merge_datasets
 from atomfoundry.datasets.files import file_sha256
-from atomfoundry.datasets.metadata import CountKeeper
+from atomfoundry.datasets.metadata import CountKeeper, DatasetMetadata
 from atomfoundry.datasets.rows import SCHEMA
 from atomfoundry.datasets.writer import ROW_GROUP
 from atomfoundry.documents import LevelOfTheory
@@ -160,6 +160,22 @@ def test_splits(tmp_path: Path) -> None:
     ]
     with pytest.raises(DatasetError, match=r"'valid'.*train, test"):
         list(dataset.frames(split="valid"))
+
+
+def test_long_splits_are_packed() -> None:
+    rows = np.random.default_rng(0).permutation(30_000)
+    splits = {"train": rows[:20_000].tolist(), "test": np.sort(rows[20_000:]).tolist(), "none": []}
+    metadata = DatasetMetadata(splits=splits)
+    text = metadata.text()
+    assert len(text) < 100_000
+    again = DatasetMetadata.model_validate_json(text)
+    assert again == metadata
+    assert again.content_hash == metadata.content_hash
+    assert again.text() == text
+    content = json.loads(text)
+    content["splits"]["test"] = content["splits"]["test"][:-9]
+    with pytest.raises(ValueError, match="packed split is damaged"):
+        DatasetMetadata.model_validate(content)
 
 
 @pytest.mark.parametrize("splits", [{"train": [6]}, {"train": [-1]}, {"a": [0], "b": [0]}, {"a": [1, 1]}])
