@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,8 @@ from pathlib import Path
 
 from atomfoundry.datasets.metadata import StoredFile
 from atomfoundry.errors import DatasetError
+
+_FRESH = 60.0
 
 
 def file_sha256(path: Path) -> str:
@@ -104,9 +109,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise DatasetError(f"'{path}' exists already.", remedy="Choose another name or remove it first.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_dead(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     temporary.mkdir()
+    lock = os.open(temporary, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield temporary
         for file in temporary.iterdir():
             sync(file)
@@ -116,4 +124,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         sync(path.parent)
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_dead(path: Path) -> None:
+    """Remove the temporary folders of writers of ``path`` that were killed: the system took their lock away."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        # One that was made this minute may not have its lock yet.
+        if not left.is_dir() or time.time() - left.stat().st_mtime < _FRESH:
+            continue
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(handle)

@@ -92,6 +92,14 @@ class OpenShard:
             codes, labels = array.indices.to_numpy(), array.dictionary.to_pylist()
         return (codes if self.rows is None else codes[self.rows]), labels
 
+    def numbers(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the atomic numbers of all frames, joined, and how many atoms each has."""
+        n_atoms = np.asarray(self.column("n_atoms"), dtype=np.int64)
+        if isinstance(self.reader, ShardIndex):
+            rows = np.arange(self.n_frames) if self.rows is None else np.asarray(self.rows)
+            return self.reader.all_numbers(rows), n_atoms
+        return np.concatenate([np.empty(0, np.uint8), *self.column("numbers")]).astype(np.uint8), n_atoms
+
     @property
     def groups(self) -> pa.Array:
         """The group ids as an Arrow array."""
@@ -109,7 +117,7 @@ class OpenShard:
             return
         rows = np.arange(self.n_frames) if self.rows is None else np.asarray(self.rows)
         keeper.add_columns(
-            numbers=reader.all_numbers(rows),
+            numbers=self.numbers()[0],
             has=reader.has(rows),
             labels={kind: self.labels(name) for kind, name in _KINDS.items()},
             flags=self.column("flags"),

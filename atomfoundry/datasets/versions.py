@@ -14,7 +14,14 @@ from typing import Any
 from ase import Atoms
 
 from atomfoundry.datasets.files import replace_text, sync
-from atomfoundry.datasets.metadata import METADATA_FILE, CountKeeper, DatasetMetadata, read_metadata, version_file
+from atomfoundry.datasets.metadata import (
+    METADATA_FILE,
+    SCHEMA_VERSION,
+    CountKeeper,
+    DatasetMetadata,
+    read_metadata,
+    version_file,
+)
 from atomfoundry.datasets.store import Dataset, at_known_levels, check_splits
 from atomfoundry.datasets.writer import write_shards
 from atomfoundry.documents import LevelOfTheory
@@ -45,11 +52,23 @@ def _base(dataset: Dataset, *, must_be_latest: bool) -> DatasetMetadata:
 
 def _commit(folder: Path, base: DatasetMetadata, changes: dict[str, Any]) -> Dataset:
     """Make the new version the one that ``open`` finds; until the last rename it is the old one."""
-    metadata = base.model_copy(update={**changes, "version": base.version + 1, "parent": base.content_hash})
-    metadata = DatasetMetadata.model_validate(metadata.model_dump() | {"schema_version": type(base)().schema_version})
+    metadata = base.model_copy(
+        update={
+            **changes,
+            "schema_version": SCHEMA_VERSION,
+            "version": base.version + 1,
+            "parent": base.content_hash,
+        }
+    )
     replace_text(folder / version_file(base.version), (folder / METADATA_FILE).read_text(encoding="utf-8"))
     replace_text(folder / METADATA_FILE, metadata.text())
     return Dataset.open(folder)
+
+
+def _clear(folder: Path, prefix: str) -> None:
+    """Remove what writers left behind that were killed before their version came to be; the caller has the lock."""
+    for left in (*folder.glob(".*.part"), *folder.glob(f"{prefix}-*")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def append_frames(
@@ -68,8 +87,8 @@ def append_frames(
     with _locked(folder):
         # Indices of new frames depend on how many there are; without any, the latest version will do.
         base = _base(dataset, must_be_latest=bool(splits))
-        for left in folder.glob(".*.part"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        prefix = f"shard-v{base.version + 1}"
+        _clear(folder, prefix)
         known = {record.id: record for record in (*base.levels, *levels)}
         temporary = folder / f".{uuid.uuid4().hex}.part"
         temporary.mkdir()
@@ -78,15 +97,16 @@ def append_frames(
                 temporary,
                 at_known_levels(frames, base.level, known),
                 shard_size=shard_size,
-                prefix=f"shard-v{base.version + 1}",
+                prefix=prefix,
                 progress=progress,
             )
             if not counts.frames:
                 return Dataset.open(folder)
             total = base.counts.frames + counts.frames
-            merged = {name: [*base.splits.get(name, []), *splits.get(name, [])] for name in {**base.splits, **splits}}
+            fresh = {name: [int(index) for index in indices] for name, indices in splits.items()}
+            merged = {name: [*base.splits.get(name, []), *fresh.get(name, [])] for name in {**base.splits, **fresh}}
             check_splits(merged, total)
-            _check_new(splits, base.counts.frames)
+            _check_new(fresh, base.counts.frames)
             energies = _agreeing(base.isolated_energies, isolated_energies, folder)
             for file in sorted(temporary.iterdir()):
                 sync(file)

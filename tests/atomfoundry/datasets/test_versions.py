@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 
 from atomfoundry.datasets import Dataset, attach_labels, labels_of
+from atomfoundry.datasets.files import new_folder
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import DatasetError
 
@@ -152,7 +153,15 @@ def test_a_killed_create_leaves_no_dataset(tmp_path: Path) -> None:
     kill_writer(tmp_path / "set", 0.1)
     with pytest.raises(DatasetError, match="no dataset"):
         Dataset.open(tmp_path / "set")
-    assert len(Dataset.create(tmp_path / "set", frames(0, 2))) == 2
+    # The next writer clears away what the dead one left, but not what a living one is writing.
+    (left,) = tmp_path.glob(".set.*.part")
+    os.utime(left, (0, 0))
+    with new_folder(tmp_path / "set") as living:
+        os.utime(living, (0, 0))
+        assert len(Dataset.create(tmp_path / "set", frames(0, 2))) == 2
+        assert not left.exists()
+        assert living.exists()
+        (tmp_path / "set").rename(tmp_path / "other")
 
 
 def test_a_killed_append_leaves_the_old_version(tmp_path: Path) -> None:
@@ -197,7 +206,7 @@ def test_a_crash_between_any_two_steps_leaves_the_old_version(
     monkeypatch.setattr(versions, "sync", sync)
     monkeypatch.setattr(versions, "replace_text", replace_text)
     with pytest.raises(KeyboardInterrupt):
-        dataset.append(frames(3, 4))
+        dataset.append(frames(3, 4), shard_size=1)
     monkeypatch.undo()
     again = Dataset.open(dataset.path)
     assert (again.version, places(again)) == (1, [0, 1, 2])
@@ -206,3 +215,6 @@ def test_a_crash_between_any_two_steps_leaves_the_old_version(
     assert places(longer) == list(range(5))
     assert labels_of(longer[4])[0] == 4.0
     longer.verify()
+    # Nothing of the interrupted one is left.
+    wanted = {record.file for shard in longer.metadata.shards for record in (shard, shard.index) if record}
+    assert {file.name for file in longer.path.iterdir()} == {*wanted, "dataset.json", "dataset.v1.json"}
