@@ -1,12 +1,16 @@
 """The index beside each shard: where a frame's numbers lie, and everything small about it, found without decoding.
 
 A shard keeps positions and forces as plain, uncompressed Parquet pages: a file any Parquet reader reads, in which
-the 64-bit numbers of a frame lie in one piece. The index is an Arrow file that says where. Both are mapped into memory.
+the 64-bit numbers of a frame lie in one piece. The index is an Arrow file that says where; it is mapped into memory.
+From the shard just these bytes are read, into the arrays of the frame: pages mapped from a large shard would count as
+memory of the process (batch systems kill for it), and a file cut short meanwhile would end it without an error.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import weakref
 import zlib
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
@@ -157,7 +161,7 @@ def _checksum(raw: memoryview, length: int, positions_at: int, forces_at: int) -
 
 
 class ShardIndex:
-    """Random access to the frames of one shard through two memory maps.
+    """Random access to the frames of one shard.
 
     Parameters
     ----------
@@ -171,12 +175,12 @@ class ShardIndex:
         try:
             self._source = pa.memory_map(str(index))
             table = pa.ipc.open_file(self._source).read_all()
-            with shard.open("rb") as stream:
-                self._raw = memoryview(mmap(stream.fileno(), 0, access=ACCESS_READ))
+            self._descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DatasetError(
-                f"Shard '{shard}' or its index cannot be mapped: {error}.", remedy="Copy or write the dataset again."
+                f"Shard '{shard}' or its index cannot be opened: {error}.", remedy="Copy or write the dataset again."
             ) from error
+        weakref.finalize(self, os.close, self._descriptor)
         if table.schema != INDEX_SCHEMA:
             raise DatasetError(f"The index '{index}' has other columns than an index has.")
         self.n_rows = table.num_rows
@@ -210,7 +214,7 @@ class ShardIndex:
         return {"energies": bits & _ENERGY > 0, "forces": bits & _FORCES > 0, "stresses": bits & _STRESS > 0}
 
     def vectors(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Return positions and forces of a row, ``[N, 3]``, read-only views; forces None if it has none.
+        """Return positions and forces of a row, ``[N, 3]``, arrays of their own; forces None if it has none.
 
         Raises
         ------
@@ -218,23 +222,32 @@ class ShardIndex:
             If they are not what was written.
         """
         scalars = self._scalars
-        count, at, forces_at = (int(scalars[name][row]) for name in ("n_atoms", "positions_at", "forces_at"))
-        if _checksum(self._raw, 3 * _WORD * count, at, forces_at) != scalars["crc"][row]:
+        count = scalars["n_atoms"].item(row)
+        positions = np.empty((count, 3))
+        found = self._fill(positions, scalars["positions_at"].item(row))
+        crc = zlib.crc32(positions)
+        forces = None
+        if (forces_at := scalars["forces_at"].item(row)) >= 0:
+            forces = np.empty((count, 3))
+            found &= self._fill(forces, forces_at)
+            crc = zlib.crc32(forces, crc)
+        if not found or crc != scalars["crc"].item(row):
             raise DatasetError(
                 f"Shard '{self.path}' is corrupt: row {row} has another checksum than when it was written.",
                 remedy="Copy or write the dataset again.",
             )
-        return self._doubles(at, count), self._doubles(forces_at, count) if forces_at >= 0 else None
+        return positions, forces
 
-    def _doubles(self, at: int, count: int) -> NDArray[np.float64]:
-        return np.frombuffer(self._raw, np.float64, 3 * count, at).reshape(count, 3)
+    def _fill(self, array: NDArray[np.float64], at: int) -> bool:
+        """Read an array from its place in the shard; False if the shard ends before."""
+        return os.preadv(self._descriptor, [array], at) == array.nbytes
 
     def frame(self, row: int) -> Atoms:
         """Return one row as a frame of its own, labelled if it has labels."""
         positions, forces = self.vectors(row)
         scalars = self._scalars
-        bits = int(scalars["bits"][row])
-        spin = int(scalars["spin_multiplicity"][row])
+        bits = scalars["bits"].item(row)
+        spin = scalars["spin_multiplicity"].item(row)
         flags = self._text("flags", row)
         info: dict[str, Any] = {
             "frame_id": self._ids[row].tobytes().hex(),
@@ -242,9 +255,9 @@ class ShardIndex:
             "level": self._label("level", row),
             "source": self._label("source", row),
             "sampling": self._label("sampling", row),
-            "weight": float(scalars["weight"][row]),
+            "weight": scalars["weight"].item(row),
             "flags": json.loads(flags) if flags else [],
-            "charge": int(scalars["charge"][row]),
+            "charge": scalars["charge"].item(row),
             "spin_multiplicity": None if spin == _NO_SPIN else spin,
         }
         extra = self._text("extra", row)
@@ -252,12 +265,12 @@ class ShardIndex:
             info.update(json.loads(extra))
         return assemble(
             self.numbers(row).astype(np.int64),
-            positions.copy(),
+            positions,
             self._cells[row].reshape(3, 3).copy(),
             _PERIODIC[bits >> 3].copy(),
             info=info,
-            energy=float(scalars["energy"][row]) if bits & _ENERGY else None,
-            forces=None if forces is None else forces.copy(),
+            energy=scalars["energy"].item(row) if bits & _ENERGY else None,
+            forces=forces,
             stress=self._stresses[row].copy() if bits & _STRESS else None,
         )
 
@@ -292,8 +305,7 @@ class ShardIndex:
             return [part.astype(int) for part in np.split(self._numbers, self._offsets[1:-1])] if self.n_rows else []
         if name in PLAIN_COLUMNS:
             which = PLAIN_COLUMNS.index(name)
-            found = (self.vectors(row)[which] for row in range(self.n_rows))
-            return [None if values is None else values.copy() for values in found]
+            return [self.vectors(row)[which] for row in range(self.n_rows)]
         if name == "frame_id":
             text = self._ids.tobytes().hex()
             return [text[start : start + 32] for start in range(0, len(text), 32)]

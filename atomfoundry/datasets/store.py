@@ -33,7 +33,7 @@ _OPEN_SHARDS = 256
 
 
 class Dataset:
-    """Labelled frames (or bare structures) on disk, read through memory maps.
+    """Labelled frames (or bare structures) on disk, found through memory-mapped indices.
 
     Use ``Dataset.create`` and ``Dataset.open``. What is written never changes; ``append`` and ``revise`` make a
     new version beside the old ones. Real numbers keep all 64 bits. A frame is read without decoding its

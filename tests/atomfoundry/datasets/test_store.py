@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -382,6 +383,16 @@ def test_a_filter_reads_no_positions(tmp_path: Path) -> None:
         damaged[1]
     with pytest.raises(DatasetError, match=r"shard-00000\.parquet"):
         damaged.batch([1])
+
+
+def test_a_shard_cut_short_while_it_is_open_is_named(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "set", make_frames(6))
+    assert len(dataset[0]) == 5
+    os.truncate(dataset.path / "shard-00000.parquet", 500)
+    with pytest.raises(DatasetError, match=r"shard-00000\.parquet' is corrupt"):
+        dataset[5]
+    with pytest.raises(DatasetError, match=r"shard-00000\.parquet' has 500 bytes instead of"):
+        Dataset.open(dataset.path)
 
 
 def test_a_damaged_index_is_named(tmp_path: Path) -> None:
