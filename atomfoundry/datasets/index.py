@@ -225,12 +225,12 @@ class ShardIndex:
         count = scalars["n_atoms"].item(row)
         positions = np.empty((count, 3))
         found = self._fill(positions, scalars["positions_at"].item(row))
-        crc = zlib.crc32(positions)
+        crc = zlib.crc32(positions.data)
         forces = None
         if (forces_at := scalars["forces_at"].item(row)) >= 0:
             forces = np.empty((count, 3))
             found &= self._fill(forces, forces_at)
-            crc = zlib.crc32(forces, crc)
+            crc = zlib.crc32(forces.data, crc)
         if not found or crc != scalars["crc"].item(row):
             raise DatasetError(
                 f"Shard '{self.path}' is corrupt: row {row} has another checksum than when it was written.",
@@ -240,7 +240,7 @@ class ShardIndex:
 
     def _fill(self, array: NDArray[np.float64], at: int) -> bool:
         """Read an array from its place in the shard; False if the shard ends before."""
-        return os.preadv(self._descriptor, [array], at) == array.nbytes
+        return os.preadv(self._descriptor, [array.data], at) == array.nbytes
 
     def frame(self, row: int) -> Atoms:
         """Return one row as a frame of its own, labelled if it has labels."""
