@@ -22,7 +22,7 @@ def stream_items(path: str | Path) -> Iterator[tuple[str | int, Any]]:
     """Yield the items of the outermost list or object of a JSON file, ``.gz``, ``.bz2`` and ``.xz`` too.
 
     The file is never held as a whole: memory is that of the largest item. Each item is decoded by the standard
-    library's scanner, several times faster than an event parser.
+    library's C scanner, as fast as the C parsers made for streams, so that no further package is needed.
 
     Yields
     ------
