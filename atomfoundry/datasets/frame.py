@@ -20,20 +20,27 @@ RESOLUTION = 1e-8
 _LARGEST_LENGTH = 2.0**63 * RESOLUTION / 2
 
 
-def _hashable_lengths(values: ArrayLike, what: str) -> bytes:
-    array = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(array).all():
+def _hashable_lengths(positions: NDArray[np.float64], cell: NDArray[np.float64]) -> bytes:
+    array = np.concatenate((positions.ravel(), cell.ravel()), dtype=np.float64)
+    # A NaN makes the largest one NaN too, and the comparison false.
+    if not np.abs(array).max() <= _LARGEST_LENGTH:
+        _refuse_lengths(positions, "positions")
+        _refuse_lengths(cell, "cell vectors")
+    # Integers have no negative zero and hash alike on every machine.
+    return np.rint(array / RESOLUTION).astype("<i8").tobytes()
+
+
+def _refuse_lengths(values: NDArray[np.float64], what: str) -> None:
+    if not np.isfinite(values).all():
         raise StructureError(
             f"The {what} hold NaN or infinity, so the frame has no id.",
             remedy="Remove the frame or repair the calculation that made it.",
         )
-    if np.abs(array).max(initial=0.0) > _LARGEST_LENGTH:
+    if np.abs(values).max(initial=0.0) > _LARGEST_LENGTH:
         raise StructureError(
-            f"The {what} reach {np.abs(array).max():.3g} A, which no structure does.",
+            f"The {what} reach {np.abs(values).max():.3g} A, which no structure does.",
             remedy="Check the length unit of the file.",
         )
-    # Integers have no negative zero and hash alike on every machine.
-    return np.rint(array / RESOLUTION).astype("<i8").tobytes()
 
 
 def frame_id(atoms: Atoms) -> str:
@@ -62,8 +69,7 @@ def frame_id(atoms: Atoms) -> str:
 def _hash(atoms: Atoms, charge: int | None, spin_multiplicity: int | None) -> str:
     digest = hashlib.sha256(b"atomfoundry-frame-1")
     digest.update(np.asarray(atoms.numbers, dtype="<i8").tobytes())
-    digest.update(_hashable_lengths(atoms.positions, "positions"))
-    digest.update(_hashable_lengths(atoms.cell.array, "cell vectors"))
+    digest.update(_hashable_lengths(atoms.positions, atoms.cell.array))
     digest.update(np.asarray(atoms.pbc, dtype=np.uint8).tobytes())
     state = [int(charge or 0), 0 if spin_multiplicity is None else int(spin_multiplicity)]
     digest.update(np.asarray(state, dtype="<i8").tobytes())
@@ -145,8 +151,15 @@ def _voigt(stress: ArrayLike) -> NDArray[np.float64]:
     return array[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
 
+def _geometry(atoms: Atoms) -> tuple[NDArray[Any], ...]:
+    return atoms.arrays["positions"], atoms.arrays["numbers"], atoms.cell.array, atoms.pbc
+
+
 def _same_geometry(first: Atoms, second: Atoms) -> bool:
     """Compare what ``frame_id`` sees; ``Calculator.check_state`` does the same a hundred times slower."""
+    if all(one.tobytes() == other.tobytes() for one, other in zip(_geometry(first), _geometry(second), strict=True)):
+        return True
+    # Not the same bits, but maybe the same values: -0.0, or integers of another width.
     return (
         np.array_equal(first.numbers, second.numbers)
         and np.array_equal(first.positions, second.positions, equal_nan=True)

@@ -1,43 +1,50 @@
-"""The dataset on disk: a folder of Parquet shards and ``dataset.json``."""
+"""The dataset on disk: a folder of Parquet shards, their indices and ``dataset.json``."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ase import Atoms
+from numpy.typing import ArrayLike, NDArray
 
+from atomfoundry.datasets.batch import FrameBatch, read_batch
+from atomfoundry.datasets.files import check_file, check_size, new_folder
 from atomfoundry.datasets.frame import labels_of
-from atomfoundry.datasets.metadata import METADATA_FILE, DatasetMetadata, read_metadata
-from atomfoundry.datasets.rows import SCHEMA, FrameReader, values_of
-from atomfoundry.datasets.writer import ROW_GROUP, file_sha256, new_folder, write_shards
+from atomfoundry.datasets.metadata import (
+    METADATA_FILE,
+    DatasetMetadata,
+    StoredFile,
+    read_metadata,
+    version_file,
+)
+from atomfoundry.datasets.rows import SCHEMA
+from atomfoundry.datasets.shards import OpenShard, open_shard
+from atomfoundry.datasets.writer import write_shards
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import DatasetError
 
-_CACHED_GROUPS = 4
+_OPEN_SHARDS = 256
 
 
 class Dataset:
-    """Labelled frames (or bare structures) on disk, read through memory maps.
+    """Labelled frames (or bare structures) on disk, found through memory-mapped indices.
 
-    Use ``Dataset.create`` and ``Dataset.open``; a dataset never changes once it is written. Real numbers keep
-    all 64 bits. Reading one frame decodes the row group of 256 frames it lies in and remembers the last few
-    groups, so sequential reading is fast and memory does not grow with the dataset.
+    Use ``Dataset.create`` and ``Dataset.open``. What is written never changes; ``append`` and ``revise`` make a
+    new version beside the old ones. Real numbers keep all 64 bits. A frame is read without decoding its
+    neighbours and checked against its checksum; memory does not grow with the dataset.
     """
 
     def __init__(self, path: Path, metadata: DatasetMetadata) -> None:
         self.path = path
         self.metadata = metadata
         self._ends = list(accumulate(shard.n_frames for shard in metadata.shards))
-        self._files: dict[int, pq.ParquetFile] = {}
-        self._groups: OrderedDict[tuple[int, int], FrameReader] = OrderedDict()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
     # -- making and opening ------------------------------------------------------------------------
 
@@ -54,6 +61,7 @@ class Dataset:
         splits: dict[str, list[int]] | None = None,
         lineage: dict[str, Any] | None = None,
         shard_size: int = 100_000,
+        progress: Callable[[int], object] | None = None,
     ) -> Dataset:
         """Write frames as a new dataset folder; it appears complete or not at all.
 
@@ -62,7 +70,7 @@ class Dataset:
         path
             The folder to make; must not exist.
         frames
-            Read once, one row group (256 frames) in memory at a time. Equal frames give shards of equal
+            Read once, one row group (1,024 frames) in memory at a time. Equal frames give shards of equal
             sha256.
         name
             For people; the folder's name by default.
@@ -79,6 +87,8 @@ class Dataset:
             What the dataset was made from (JSON).
         shard_size
             Frames per file.
+        progress
+            Called with the number of frames of every row group that has been written.
 
         Raises
         ------
@@ -88,8 +98,10 @@ class Dataset:
         folder = Path(path)
         known = {record.id: record for record in (*([level] if level else []), *levels)}
         with new_folder(folder) as temporary:
-            shards, counts = write_shards(temporary, _at_known_levels(frames, level, known), shard_size=shard_size)
-            _check_splits(splits or {}, counts.frames)
+            shards, counts = write_shards(
+                temporary, at_known_levels(frames, level, known), shard_size=shard_size, progress=progress
+            )
+            check_splits(splits or {}, counts.frames)
             metadata = DatasetMetadata(
                 name=name or folder.name,
                 level=level,
@@ -104,39 +116,135 @@ class Dataset:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, path: str | Path) -> Dataset:
+    def open(cls, path: str | Path, *, version: int | None = None) -> Dataset:
         """Open a dataset folder.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        version
+            An older version; the latest by default.
 
         Raises
         ------
         DatasetError
-            If it is missing, of a newer schema, or a shard is missing or has another size than when written.
+            If it is missing, of a newer schema, has no such version, or a file is missing or has another size
+            than when written.
         """
         folder = Path(path)
         metadata = read_metadata(folder)
-        for shard in metadata.shards:
-            file = folder / shard.file
-            size = file.stat().st_size if file.is_file() else None
-            if size != shard.size:
-                what = "is missing" if size is None else f"has {size} bytes instead of {shard.size}"
-                raise DatasetError(f"Shard '{file}' {what}.", remedy="Copy or write the dataset again.")
+        if version is not None and version != metadata.version:
+            if not 0 < version < metadata.version:
+                raise DatasetError(f"'{folder}' has versions 1 to {metadata.version}, not {version}.")
+            metadata = read_metadata(folder, version_file(version))
+        for record in _files(metadata):
+            check_size(folder, record)
         return cls(folder, metadata)
 
-    def verify(self) -> None:
-        """Check the content of every shard against its sha256.
+    def verify(self, progress: Callable[[int], object] | None = None) -> None:
+        """Check the content of every file against its sha256.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of bytes of every file that is good.
 
         Raises
         ------
         DatasetError
-            Naming the first shard that differs.
+            Naming the first file that differs.
         """
-        for shard in self.metadata.shards:
-            file = self.path / shard.file
-            if file_sha256(file) != shard.sha256:
-                raise DatasetError(
-                    f"Shard '{file}' is corrupt: its sha256 is not the recorded one.",
-                    remedy="Copy or write the dataset again.",
-                )
+        for record in _files(self.metadata):
+            check_file(self.path, record)
+            if progress is not None:
+                progress(record.size)
+
+    # -- versions ----------------------------------------------------------------------------------
+
+    def append(
+        self,
+        frames: Iterable[Atoms],
+        *,
+        splits: dict[str, list[int]] | None = None,
+        levels: Sequence[LevelOfTheory] = (),
+        isolated_energies: dict[str, float] | None = None,
+        lineage: dict[str, Any] | None = None,
+        shard_size: int = 100_000,
+        progress: Callable[[int], object] | None = None,
+    ) -> Dataset:
+        """Add frames behind the others: a new version of the dataset, in the same folder.
+
+        The files of older versions stay as they are and ``open(path, version=...)`` still finds them. An
+        interrupted append leaves the old version; two at a time wait for each other.
+
+        Parameters
+        ----------
+        frames
+            Read once. A dataset of one level takes frames of that level.
+        splits
+            Split -> indices of new frames, counted from the first frame of the dataset. Old frames stay where
+            they are.
+        levels
+            Records of further levels.
+        isolated_energies
+            Of elements that are new; a known one must agree.
+        lineage
+            What the new frames were made from.
+        shard_size, progress
+            As for ``create``.
+
+        Returns
+        -------
+        Dataset
+            The new version; this object goes on showing the old one.
+
+        Raises
+        ------
+        DatasetError
+            As ``create``; or if the folder has a newer version than this one.
+        """
+        from atomfoundry.datasets.versions import append_frames
+
+        return append_frames(
+            self,
+            frames,
+            splits=splits or {},
+            levels=levels,
+            isolated_energies=isolated_energies or {},
+            lineage=lineage,
+            shard_size=shard_size,
+            progress=progress,
+        )
+
+    def revise(
+        self,
+        *,
+        name: str | None = None,
+        splits: dict[str, list[int]] | None = None,
+        isolated_energies: dict[str, float] | None = None,
+        lineage: dict[str, Any] | None = None,
+    ) -> Dataset:
+        """Make a new version of the same frames with another name, other splits or energies; None keeps the old.
+
+        Raises
+        ------
+        DatasetError
+            If a split is impossible, or the folder has a newer version than this one.
+        """
+        from atomfoundry.datasets.versions import revise
+
+        return revise(self, name=name, splits=splits, isolated_energies=isolated_energies, lineage=lineage)
+
+    @property
+    def version(self) -> int:
+        """Counts up from 1."""
+        return self.metadata.version
+
+    @property
+    def content_hash(self) -> str:
+        """A sha256 of the frames, levels, isolated-atom energies and splits; the name does not count."""
+        return self.metadata.content_hash
 
     # -- what it says about itself -----------------------------------------------------------------
 
@@ -177,8 +285,7 @@ class Dataset:
         if not 0 <= position < len(self):
             raise IndexError(f"Frame {index} of dataset '{self.name}', which has {len(self)}.")
         shard = bisect_right(self._ends, position)
-        row = position - (self._ends[shard - 1] if shard else 0)
-        return self._group(shard, row // ROW_GROUP).frame(row % ROW_GROUP)
+        return self.shard(shard).frame(position - (self._ends[shard - 1] if shard else 0))
 
     def __iter__(self) -> Iterator[Atoms]:
         """Iterate over all frames in order."""
@@ -227,58 +334,82 @@ class Dataset:
         """
         if name not in SCHEMA.names:
             raise DatasetError(f"A dataset has no column '{name}'.", remedy=f"Columns: {', '.join(SCHEMA.names)}.")
-        pieces = [self._read(shard, [name]) for shard in range(len(self.metadata.shards))]
-        tables = [piece.select([name]) for piece in pieces] or [SCHEMA.empty_table().select([name])]
-        return values_of(name, pa.concat_tables(tables).column(name))
+        pieces = [self.shard(shard).column(name) for shard in range(len(self.metadata.shards))]
+        if any(isinstance(piece, list) for piece in pieces):
+            return [value for piece in pieces for value in piece]
+        return np.concatenate(pieces)
+
+    def batch(self, indices: ArrayLike) -> FrameBatch:
+        """Read frames as joined arrays, for training loops: no Atoms are made.
+
+        Parameters
+        ----------
+        indices
+            Which frames, in this order; negative ones count from the end.
+
+        Raises
+        ------
+        IndexError
+            If there is no such frame.
+        DatasetError
+            If a frame is corrupt.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"A frame of the batch is none of dataset '{self.name}', which has {len(self)}.")
+        return read_batch(wanted, np.array(self._ends, dtype=np.int64), self.shard)
+
+    def where(self, **conditions: Any) -> NDArray[np.int64]:
+        """Return the indices of frames by their columns, without touching positions.
+
+        Parameters
+        ----------
+        **conditions
+            Column -> value, collection of values, or function of a value; all must hold. The extra keyword
+            ``elements`` holds frames made of these elements only.
+
+        Examples
+        --------
+        ``dataset.where(sampling="rattle", n_atoms=lambda n: n <= 64, elements={"Si", "O"})``
+        """
+        from atomfoundry.datasets.filters import matching
+
+        return matching(self, conditions)
+
+    def shard(self, number: int) -> OpenShard:
+        """Return one shard, opened."""
+        if number not in self._open:
+            self._open[number] = open_shard(self.path, self.metadata.shards[number])
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind when the dataset travels to a worker process."""
-        return {**self.__dict__, "_files": {}, "_groups": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def __repr__(self) -> str:
         """Return a line for people."""
         return f"Dataset('{self.path}', {len(self)} frames)"
 
-    def _file(self, shard: int) -> pq.ParquetFile:
-        if shard not in self._files:
-            path = self.path / self.metadata.shards[shard].file
-            try:
-                file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-            except (OSError, pa.ArrowException) as error:
-                raise _corrupt(path, error) from error
-            if file.schema_arrow != SCHEMA:
-                raise DatasetError(f"Shard '{path}' has other columns than a dataset has.")
-            self._files[shard] = file
-        return self._files[shard]
 
-    def _read(self, shard: int, columns: list[str]) -> pa.Table:
-        file = self._file(shard)
-        try:
-            return file.read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise _corrupt(self.path / self.metadata.shards[shard].file, error) from error
-
-    def _group(self, shard: int, group: int) -> FrameReader:
-        key = (shard, group)
-        if key not in self._groups:
-            try:
-                table = self._file(shard).read_row_group(group, use_threads=False)
-            except (OSError, pa.ArrowException) as error:
-                raise _corrupt(self.path / self.metadata.shards[shard].file, error) from error
-            self._groups[key] = FrameReader(table)
-            if len(self._groups) > _CACHED_GROUPS:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(key)
-        return self._groups[key]
+def _files(metadata: DatasetMetadata) -> Iterator[StoredFile]:
+    for shard in metadata.shards:
+        yield from (record for record in (shard, shard.index, shard.rows) if record is not None)
 
 
-def _corrupt(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"Shard '{path}' is corrupt: {error}.", remedy="Copy or write the dataset again.")
-
-
-def _at_known_levels(
+def at_known_levels(
     frames: Iterable[Atoms], level: LevelOfTheory | None, known: dict[str, LevelOfTheory]
 ) -> Iterator[Atoms]:
+    """Yield frames, those without a level at ``level``.
+
+    Raises
+    ------
+    DatasetError
+        If labels are of a level that is not known.
+    """
     for atoms in frames:
         if level is None or all(label is None for label in labels_of(atoms)):
             yield atoms
@@ -300,7 +431,14 @@ def _at_known_levels(
         yield copy
 
 
-def _check_splits(splits: dict[str, list[int]], n_frames: int) -> None:
+def check_splits(splits: dict[str, list[int]], n_frames: int) -> None:
+    """Check that splits name frames that exist, each once.
+
+    Raises
+    ------
+    DatasetError
+        Naming the split.
+    """
     owner = np.full(n_frames, -1)
     for number, (name, indices) in enumerate(splits.items()):
         array = np.asarray(indices, dtype=int)

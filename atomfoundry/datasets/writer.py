@@ -1,121 +1,123 @@
-"""Write a dataset folder: streaming, atomic, the same bytes for the same frames."""
+"""Write the shards of a dataset: streaming, the same bytes for the same frames."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from ase import Atoms
 
+from atomfoundry.datasets.files import file_sha256, new_folder, stored_file
+from atomfoundry.datasets.index import PLAIN_COLUMNS, build_index
 from atomfoundry.datasets.metadata import CountKeeper, Counts, Shard
 from atomfoundry.datasets.rows import REAL_COLUMNS, SCHEMA, row_of, table_of
 from atomfoundry.errors import DatasetError
 
-ROW_GROUP = 256
-"""Frames that are decoded together when one of them is read."""
+ROW_GROUP = 1024
+"""Most frames that are held in memory and written together."""
+
+_GROUP_ATOMS = 1 << 18
+_SHARD_ATOMS = 1 << 25
+_SHARD_TEXT = 1 << 29
+"""Where frames are large: atoms of a row group, atoms of a shard, bytes of ``extra`` of a shard."""
+
+_WHOLE_PAGE = 1 << 30
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling folder that becomes ``path`` when the block ends well, and vanishes otherwise.
-
-    Raises
-    ------
-    DatasetError
-        If ``path`` exists, before or after the block.
-    """
-    if path.exists():
-        raise DatasetError(f"'{path}' exists already.", remedy="Choose another name or remove it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        if path.exists():
-            raise DatasetError(f"'{path}' was made by someone else meanwhile.", remedy="Choose another name.")
-        temporary.rename(path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_shards(folder: Path, frames: Iterable[Atoms], *, shard_size: int) -> tuple[list[Shard], Counts]:
-    """Write frames as ``shard-00000.parquet``, ... and count them.
+def write_shards(
+    folder: Path,
+    frames: Iterable[Atoms],
+    *,
+    shard_size: int,
+    prefix: str = "shard",
+    first: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[Shard], Counts]:
+    """Write frames as ``shard-00000.parquet``, ... with their indices, and count them.
 
     Parameters
     ----------
     folder
         An existing folder.
     frames
-        Read once; never more than one row group is held in memory.
+        Read once; never more than one row group (1,024 frames, or 262,144 atoms and one frame) is held in memory.
     shard_size
-        Frames per file.
+        Most frames per file; a shard of very large frames ends earlier.
+    prefix, first
+        How the files' names begin, and their first number.
+    progress
+        Called with the number of frames of every row group that has been written.
     """
     if shard_size < 1:
         raise DatasetError(f"A shard of {shard_size} frames is not possible.", remedy="Use 1 or more.")
     keeper = CountKeeper()
-    rows = _rows(frames, keeper)
+    groups = _groups(frames, shard_size)
     shards: list[Shard] = []
-    while True:
-        shard_rows = islice(rows, shard_size)
-        group = list(islice(shard_rows, ROW_GROUP))
-        if not group and shards:
-            return shards, keeper.counts()
-        path = folder / f"shard-{len(shards):05d}.parquet"
-        n_frames = 0
+    group = next(groups, [])
+    while group or not shards:
+        path = folder / f"{prefix}-{first + len(shards):05d}.parquet"
+        n_frames = n_atoms = n_text = 0
         with _parquet_writer(path) as writer:
-            while group or n_frames == 0:
+            while True:
                 writer.write_table(table_of(group))
+                keeper.add(group)
                 n_frames += len(group)
-                if not group:
+                n_atoms += sum(row["n_atoms"] for row in group)
+                n_text += sum(len(row["extra"]) for row in group)
+                if progress is not None:
+                    progress(len(group))
+                group = next(groups, [])
+                if not group or n_frames >= shard_size or n_atoms >= _SHARD_ATOMS or n_text >= _SHARD_TEXT:
                     break
-                group = list(islice(shard_rows, ROW_GROUP))
-        shards.append(Shard(file=path.name, sha256=file_sha256(path), size=path.stat().st_size, n_frames=n_frames))
+        shards.append(finish_shard(path, n_frames))
+    return shards, keeper.counts()
 
 
-def _parquet_writer(path: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        path,
-        SCHEMA,
-        compression="zstd",
-        use_dictionary=["group_id", "level", "source", "sampling", "numbers.list.element"],
-        use_byte_stream_split=[_leaf(name) for name in REAL_COLUMNS],
-        write_page_checksum=True,
+def finish_shard(path: Path, n_frames: int) -> Shard:
+    """Write the index of a finished Parquet file and return the record of both."""
+    index = path.with_suffix(".index.arrow")
+    build_index(path, index)
+    return Shard(
+        file=path.name,
+        sha256=file_sha256(path),
+        size=path.stat().st_size,
+        n_frames=n_frames,
+        index=stored_file(index),
     )
 
 
-def _leaf(name: str) -> str:
-    """Return a column's name as Parquet spells it: lists have their values one level down."""
-    return name if name in ("energy", "weight") else f"{name}.list.element"
+def _groups(frames: Iterable[Atoms], shard_size: int) -> Iterator[list[dict[str, Any]]]:
+    """Cut the rows into row groups; a group also ends where a shard of ``shard_size`` would."""
+    group: list[dict[str, Any]] = []
+    n_atoms = 0
+    for number, atoms in enumerate(frames, start=1):
+        group.append(row_of(atoms))
+        n_atoms += len(atoms)
+        if len(group) == ROW_GROUP or n_atoms >= _GROUP_ATOMS or number % shard_size == 0:
+            yield group
+            group, n_atoms = [], 0
+    if group:
+        yield group
 
 
-def _rows(frames: Iterable[Atoms], keeper: CountKeeper) -> Iterator[dict[str, Any]]:
-    for atoms in frames:
-        row = row_of(atoms)
-        keeper.add(atoms, row)
-        yield row
+def _parquet_writer(path: Path) -> pq.ParquetWriter:
+    leaves = {name: f"{name}.list.element" for name in ("positions", "forces", "cell", "stress", "numbers", "pbc")}
+    compression = {leaves.get(field.name, field.name): "ZSTD" for field in SCHEMA}
+    compression["flags.list.element"] = compression.pop("flags")
+    compression.update({leaves[name]: "NONE" for name in PLAIN_COLUMNS})
+    packed = [name for name in REAL_COLUMNS if name not in PLAIN_COLUMNS]
+    return pq.ParquetWriter(
+        path,
+        SCHEMA,
+        compression=compression,
+        use_dictionary=["group_id", "level", "source", "sampling", leaves["numbers"]],
+        use_byte_stream_split=[leaves.get(name, name) for name in packed],
+        write_statistics=["energy", "n_atoms"],
+        write_page_checksum=True,
+        data_page_size=_WHOLE_PAGE,
+    )
+
+
+__all__ = ["ROW_GROUP", "file_sha256", "finish_shard", "new_folder", "write_shards"]

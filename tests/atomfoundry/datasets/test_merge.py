@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +83,78 @@ def test_contradicting_isolated_energies(tmp_path: Path) -> None:
     two = Dataset.create(tmp_path / "two", frames_of(bulk("Si"), 1, 0.3), level=PBE, isolated_energies={"Si": -1.1})
     with pytest.raises(DatasetError, match="Isolated Si"):
         merge_datasets(tmp_path / "x", [one, two])
+
+
+def write_pair(tmp_path: Path) -> list[Dataset]:
+    silicon = frames_of(bulk("Si"), 6)
+    one = Dataset.create(tmp_path / "one", silicon[:4], level=PBE, shard_size=2)
+    two = Dataset.create(tmp_path / "two", [*silicon[3:], *frames_of(bulk("Ge"), 3)], level=PBE)
+    return [one, two]
+
+
+def test_shards_are_shared_not_copied(tmp_path: Path) -> None:
+    one, two = write_pair(tmp_path)
+    merged = merge_datasets(tmp_path / "both", [one, two])
+    assert merged.column("energy").tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    sources = [one.path / "shard-00000.parquet", one.path / "shard-00001.parquet", two.path / "shard-00000.parquet"]
+    for source, shard in zip(sources, merged.metadata.shards, strict=True):
+        assert (merged.path / shard.file).samefile(source)
+    # The frame that both have is hidden, not copied away.
+    assert [shard.rows is not None for shard in merged.metadata.shards] == [False, False, True]
+    assert merged.metadata.counts.elements == {"Ge": 6, "Si": 12}
+    assert merged.metadata.counts.frames == 9
+    merged.verify()
+
+
+def test_a_merged_dataset_outlives_its_sources_and_a_move(tmp_path: Path) -> None:
+    sources = write_pair(tmp_path)
+    expected = [atoms.positions.tolist() for atoms in merge_datasets(tmp_path / "both", sources)]
+    for source in sources:
+        shutil.rmtree(source.path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "both").rename(tmp_path / "elsewhere" / "moved")
+    moved = Dataset.open(tmp_path / "elsewhere" / "moved")
+    moved.verify()
+    assert [atoms.positions.tolist() for atoms in moved] == expected
+    # What is hidden stays hidden when it is merged again, and when it grows.
+    again = merge_datasets(tmp_path / "again", [moved, moved])
+    assert [atoms.positions.tolist() for atoms in again] == expected
+    assert again.metadata.counts == moved.metadata.counts
+    assert len(moved.append(frames_of(bulk("C"), 2))) == 11
+
+
+def test_where_links_are_not_possible_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    one, two = write_pair(tmp_path)
+    merged = merge_datasets(tmp_path / "both", [one, two])
+    assert len(merged) == 9
+    assert not (merged.path / "shard-00000.parquet").samefile(one.path / "shard-00000.parquet")
+    merged.verify()
+
+
+def test_what_is_mostly_hidden_is_written_anew(tmp_path: Path) -> None:
+    silicon = frames_of(bulk("Si"), 9)
+    one = Dataset.create(tmp_path / "one", silicon[:8], level=PBE)
+    two = Dataset.create(tmp_path / "two", silicon, level=PBE)
+    merged = merge_datasets(tmp_path / "both", [one, two])
+    assert [shard.n_frames for shard in merged.metadata.shards] == [8, 1]
+    assert merged.metadata.shards[1].rows is None
+    assert len(list(merged.path.glob("*.npy"))) == 0
+    assert merged.column("energy").tolist() == list(range(9))
+
+
+def test_nothing_to_merge_and_a_killed_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(merge_datasets(tmp_path / "none", [])) == 0
+    sources = write_pair(tmp_path)
+
+    def stop(number: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_datasets(tmp_path / "both", sources, progress=stop)
+    assert not (tmp_path / "both").exists()
+    for source in sources:
+        Dataset.open(source.path).verify()

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from atomfoundry.datasets import covering_radius, farthest_point_sampling
+from atomfoundry.datasets import (
+    covering_radius,
+    farthest_point_sampling,
+    random_selection,
+    stratified_selection,
+)
+from atomfoundry.datasets.farthest import mean_row
 from atomfoundry.errors import DatasetError
 
 
@@ -43,6 +51,92 @@ def test_distances_fall_whatever_the_chunk() -> None:
         assert (result == results[0]).all()
     radii = [covering_radius(points, results[0][:number]) for number in range(1, 80)]
     assert (np.diff(radii) <= 1e-12).all()
+
+
+KINDS = {
+    "gaussian": lambda rng, n, d: rng.normal(size=(n, d)),
+    "grid": lambda rng, n, d: np.round(rng.normal(size=(n, d))),
+    "duplicates": lambda rng, n, d: rng.normal(size=(n, d))[rng.integers(0, n // 4, n)],
+    "far from the origin": lambda rng, n, d: 1000 + 1e-4 * rng.normal(size=(n, d)),
+    "outliers": lambda rng, n, d: rng.normal(size=(n, d)) * np.where(rng.random((n, 1)) < 0.1, 1e4, 1),
+    "clusters": lambda rng, n, d: rng.normal(size=(9, d))[rng.integers(0, 9, n)] + 1e-3 * rng.normal(size=(n, d)),
+}
+
+
+def exact(points: np.ndarray, k: int, warm: np.ndarray | None) -> list[int]:
+    """The definition in 64 bits, differences first, ties to the lowest index."""
+    points = points.astype(float)
+
+    def to(centre: np.ndarray) -> np.ndarray:
+        return np.einsum("ij,ij->i", points - centre, points - centre)
+
+    nearest = np.full(len(points), np.inf)
+    for centre in [] if warm is None else warm:
+        nearest = np.minimum(nearest, to(centre))
+    following = int((to(mean_row(points)) if warm is None else nearest).argmax())
+    chosen: list[int] = []
+    for _ in range(k):
+        chosen.append(following)
+        nearest = np.minimum(nearest, to(points[following]))
+        nearest[chosen] = -1
+        following = int(nearest.argmax())
+    return chosen
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_whatever_the_data(kind: str, dtype: type) -> None:
+    rng = np.random.default_rng(len(kind))
+    for n, d, k in ((24, 1, 24), (90, 3, 90), (150, 8, 60)):
+        points = KINDS[kind](rng, n, d).astype(dtype)
+        for warm in (None, points[:5] + 0.01):
+            expected = exact(points, k, warm)
+            for chunk_size in (1 if n == 24 else 64, 65536):
+                chosen = farthest_point_sampling(points, k, warm_start=warm, chunk_size=chunk_size)
+                assert chosen.tolist() == expected
+
+
+def test_half_precision_and_integers() -> None:
+    rng = np.random.default_rng(7)
+    for points in (rng.normal(size=(200, 4)).astype(np.float16), rng.integers(0, 9, size=(200, 4))):
+        assert farthest_point_sampling(points, 60, chunk_size=64).tolist() == exact(points, 60, None)
+
+
+def test_memory_is_that_of_a_chunk(tmp_path: Path) -> None:
+    points = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(60_000, 64))
+    points[:] = np.random.default_rng(8).normal(size=points.shape)
+    tracemalloc.start()
+    farthest_point_sampling(np.load(tmp_path / "x.npy", mmap_mode="r"), 50, chunk_size=4096)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The table has 15 MB as it is and 31 MB in 64 bits; 60,000 points have 25 bytes of state each.
+    assert peak < 8e6
+
+
+def test_random_selection() -> None:
+    chosen = random_selection(100, 10, seed=3)
+    assert len(set(chosen.tolist())) == 10
+    assert (np.diff(chosen) > 0).all()
+    assert (chosen == random_selection(100, 10, seed=3)).all()
+    assert (chosen != random_selection(100, 10, seed=4)).any()
+    assert random_selection(5, 50).tolist() == list(range(5))
+    with pytest.raises(DatasetError):
+        random_selection(5, -1)
+
+
+def test_stratified_selection() -> None:
+    strata = ["a"] * 700 + ["b"] * 290 + ["c"] * 10
+    for k, counts in ((100, {"a": 70, "b": 29, "c": 1}), (10, {"a": 7, "b": 2, "c": 1}), (2000, dict(Counter(strata)))):
+        chosen = stratified_selection(strata, k, seed=1)
+        assert Counter(strata[index] for index in chosen) == counts
+        assert len(set(chosen.tolist())) == len(chosen)
+    equal = stratified_selection(np.array(strata), 100, shares="equal")
+    assert Counter(strata[index] for index in equal) == {"a": 45, "b": 45, "c": 10}
+    assert (stratified_selection(strata, 50, seed=2) == stratified_selection(strata, 50, seed=2)).all()
+    assert len(stratified_selection(strata, 2, seed=2)) == 2
+    assert len(stratified_selection([], 5)) == 0
+    with pytest.raises(DatasetError, match="shares"):
+        stratified_selection(strata, 5, shares="odd")  # type: ignore[arg-type]
 
 
 def test_covering_radius_is_within_twice_the_best() -> None:
