@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atomfoundry.makers.curation import CoverageMaker, CurateMaker
     from atomfoundry.makers.databases import MaterialsProjectMaker, MoleculesMaker, OptimadeMaker, PrototypesMaker
     from atomfoundry.makers.dataset import DatasetMaker
+    from atomfoundry.makers.dataset_work import ImportDatasetMaker, MergeMaker, SelectMaker, SplitMaker
     from atomfoundry.makers.defects import DefectsMaker, SlabsMaker
     from atomfoundry.makers.dynamics import MDSnapshotsMaker, NormalModesMaker
     from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
@@ -46,11 +47,13 @@ _HOMES = {
     "FineTuneMaker": "finetune",
     "ForgettingMaker": "finetune",
     "HarvestMaker": "harvest",
+    "ImportDatasetMaker": "dataset_work",
     "IsolatedAtomsMaker": "sampling",
     "LabelMaker": "label",
     "MDSnapshotsMaker": "dynamics",
     "MatPesLabelMaker": "vasp",
     "MaterialsProjectMaker": "databases",
+    "MergeMaker": "dataset_work",
     "MoleculesMaker": "databases",
     "MonteCarloRattleMaker": "sampling",
     "NormalModesMaker": "dynamics",
@@ -59,8 +62,10 @@ _HOMES = {
     "RandomStructuresMaker": "sampling",
     "ReportMaker": "report",
     "SampleMaker": "sampling",
+    "SelectMaker": "dataset_work",
     "SelectedStructuresMaker": "active_learning",
     "SlabsMaker": "defects",
+    "SplitMaker": "dataset_work",
     "StrainMaker": "sampling",
     "StructuresMaker": "sources",
     "TrainMaker": "train",
@@ -82,11 +87,13 @@ __all__ = [
     "FineTuneMaker",
     "ForgettingMaker",
     "HarvestMaker",
+    "ImportDatasetMaker",
     "IsolatedAtomsMaker",
     "LabelMaker",
     "MDSnapshotsMaker",
     "MatPesLabelMaker",
     "MaterialsProjectMaker",
+    "MergeMaker",
     "MoleculesMaker",
     "MonteCarloRattleMaker",
     "NormalModesMaker",
@@ -95,8 +102,10 @@ __all__ = [
     "RandomStructuresMaker",
     "ReportMaker",
     "SampleMaker",
+    "SelectMaker",
     "SelectedStructuresMaker",
     "SlabsMaker",
+    "SplitMaker",
     "StrainMaker",
     "StructuresMaker",
     "TrainMaker",

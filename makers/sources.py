@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,17 +12,13 @@ from atomfoundry.documents import StructureSetDoc
 from atomfoundry.errors import StructureError
 from atomfoundry.makers.frames import structure_set
 from atomfoundry.makers.job import foundry_job
+from atomfoundry.results.artifacts import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
     from ase import Atoms
-
-
-def hash_file(path: str | Path) -> str:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _rename_groups(frames: list[Atoms], stem: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""``atomfoundry dataset curate`` and ``coverage``."""
+"""``atomfoundry dataset curate``, ``coverage`` and ``split``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from atomfoundry.cli.console import console, print_json, print_table
 from atomfoundry.cli.run import JsonOption
+from atomfoundry.errors import InputError
 
 
 def curate_command(
@@ -83,3 +84,42 @@ def coverage_command(
         console.print(gap, highlight=False)
     if output is not None:
         console.print(f"Wrote {output}", highlight=False)
+
+
+def split_command(
+    path: Annotated[Path, typer.Argument(help="Dataset folder; it gets a new version.")],
+    fractions: Annotated[tuple[float, float, float], typer.Option(help="Shares of training, validation and test.")] = (
+        0.8,
+        0.1,
+        0.1,
+    ),
+    method: Annotated[str, typer.Option(help="quota (small sets) or hash (sets that grow).")] = "quota",
+    hold_out: Annotated[
+        str | None,
+        typer.Option("--hold-out", help="element=Au,Ag | formula=SiO2 | source=a | size=64: what the test set is."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Split a dataset into training, validation and test, whole groups at a time; older versions keep theirs."""
+    from atomfoundry.curation import hold_out as held_out
+    from atomfoundry.datasets import Dataset, split
+
+    dataset = Dataset.open(path)
+    if hold_out is None:
+        parts = split(list(dataset.column("group_id")), fractions=fractions, method=method, seed=seed)  # type: ignore[arg-type]
+    else:
+        axis, equals, words = hold_out.partition("=")
+        if not equals or axis not in ("element", "formula", "source", "size"):
+            raise InputError(f"--hold-out {hold_out} is not element=..., formula=..., source=... or size=...")
+        if axis == "size" and not words.isdigit():
+            raise InputError(f"--hold-out {hold_out}: '{words}' is no number of atoms.")
+        values = int(words) if axis == "size" else [word.strip() for word in words.split(",")]
+        parts = held_out(dataset, axis, values, valid_fraction=fractions[1], seed=seed)  # type: ignore[arg-type]
+    new = dataset.revise(splits=parts)
+    counts = {name: len(rows) for name, rows in parts.items()}
+    if as_json:
+        print_json({"version": new.version, "splits": counts})
+        return
+    print_table(["split", "frames"], [[name, n] for name, n in counts.items()])
+    console.print(f"Version {new.version} of {path}", highlight=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from atomfoundry.cli.console import console, print_json, print_table
-from atomfoundry.cli.curation import coverage_command, curate_command
+from atomfoundry.cli.curation import coverage_command, curate_command, split_command
 from atomfoundry.cli.dataset_progress import counting
 from atomfoundry.cli.dataset_store import convert_command, merge_command, select_command
 from atomfoundry.cli.run import JsonOption
@@ -19,6 +19,7 @@ app.command("merge")(merge_command)
 app.command("select")(select_command)
 app.command("curate")(curate_command)
 app.command("coverage")(coverage_command)
+app.command("split")(split_command)
 
 
 @app.command("info")

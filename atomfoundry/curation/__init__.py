@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.curation.coverage_report import CoverageReport, coverage
-    from atomfoundry.curation.duplicate_structures import DuplicateGroup, near_duplicates
+    from atomfoundry.curation.duplicate_structures import DuplicateGroup, equal_structures
     from atomfoundry.curation.filters import CurationReport, FilterSettings, curate_dataset
     from atomfoundry.curation.holdout import hold_out, leaked
     from atomfoundry.curation.mixtures import Mixture, find_mixtures
@@ -28,7 +28,7 @@ _HOMES = {
     "find_mixtures": "mixtures",
     "hold_out": "holdout",
     "leaked": "holdout",
-    "near_duplicates": "duplicate_structures",
+    "equal_structures": "duplicate_structures",
     "similarity": "similar_structures",
     "valence_problem": "valence",
 }
@@ -46,7 +46,7 @@ __all__ = [
     "find_mixtures",
     "hold_out",
     "leaked",
-    "near_duplicates",
+    "equal_structures",
     "similarity",
     "valence_problem",
 ]

@@ -39,7 +39,7 @@ class DuplicateGroup:
     energy_spread: float
 
 
-def near_duplicates(
+def equal_structures(
     frames: Iterable[Atoms] | Dataset,
     *,
     tolerance: float = 1e-3,

@@ -50,3 +50,18 @@ def test_coverage(raw, tmp_path):
     assert "Coverage of raw" in (tmp_path / "page.html").read_text()
     spoken = invoke("dataset", "coverage", raw)
     assert "All frames are neutral." in spoken.output
+
+
+def test_split_makes_a_new_version(raw):
+    done = invoke("dataset", "split", raw, "--fractions", "0.5", "0.25", "0.25", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output) == {"version": 2, "splits": {"train": 2, "valid": 1, "test": 1}}
+    assert Dataset.open(raw, version=1).splits == {}
+    assert len(Dataset.open(raw).splits["train"]) == 2
+
+
+def test_impossible_splits(raw):
+    for words in (["--hold-out", "colour=red"], ["--hold-out", "size=big"], ["--hold-out", "element=Cu"]):
+        done = invoke("dataset", "split", raw, *words)
+        assert done.exit_code != 0
+        assert len(Dataset.open(raw).splits) == 0

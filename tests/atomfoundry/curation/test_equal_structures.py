@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from atomfoundry.curation import near_duplicates
+from atomfoundry.curation import equal_structures
 from atomfoundry.curation.duplicate_structures import molecule_rmsd, same_structure
 
 
@@ -84,7 +84,7 @@ def test_groups_keep_the_quietest_label_and_doubt_contradictions():
         labelled(stretched, -13.9),
         labelled(turned(water, 5), -14.0, net=0.02),
     ]
-    groups = near_duplicates(frames)
+    groups = equal_structures(frames)
     assert [group.members for group in groups] == [(0, 2, 7), (1, 5), (3, 4)]
     assert [group.keep for group in groups] == [2, None, 3]
     assert groups[1].energy_spread == pytest.approx(0.5 / 9)
@@ -94,4 +94,4 @@ def test_other_levels_and_charges_are_no_duplicates():
     one, two, three = (labelled(molecule("H2O"), -14.0) for _ in range(3))
     two.info["level"] = "other"
     three.info["charge"] = 1
-    assert near_duplicates([one, two, three]) == []
+    assert equal_structures([one, two, three]) == []
