@@ -41,10 +41,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/atomfoundry run quickstart --project $(PROJECT)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 --dist loadgroup -m "not slow" --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m "not slow" --durations 15
 
 test-slow: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 --dist loadgroup -m slow --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2 -m slow --durations 10
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

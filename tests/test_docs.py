@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text()]
+SLOW = ("engines", "first_hour", "models")
+"""Pages whose snippets run flows with worker processes or train."""
+WITH_PYTHON = [
+    pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else (), id=page.stem)
+    for page in PAGES
+    if "```python" in page.read_text()
+]
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_snippets_run(page: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     script = tmp_path / f"{page.stem}.py"

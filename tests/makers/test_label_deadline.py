@@ -207,7 +207,9 @@ def test_a_code_that_the_queue_ends_has_not_crashed(monkeypatch):
     assert plan.tried["a"] < 10
 
 
-@pytest.mark.parametrize(("how", "workers"), [("SIGUSR1", 0), ("SIGUSR1", 1), ("deadline", 0)])
+@pytest.mark.parametrize(
+    ("how", "workers"), [("SIGUSR1", 0), pytest.param("SIGUSR1", 1, marks=pytest.mark.slow), ("deadline", 0)]
+)
 def test_the_local_runner_stops_and_the_next_run_goes_on(project, tmp_path, monkeypatch, workers, how):
     structures = [chain("H", length) for length in range(1, 7)]
     flow = Flow([labelling(project, tmp_path, structures, pause=0.8, batch_size=6)])

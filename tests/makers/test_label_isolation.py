@@ -116,6 +116,7 @@ def marked_processes() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_no_failure_and_takes_the_child_along(project, tmp_path, monkeypatch):
     monkeypatch.setenv("LABEL_TEST", "1")
     log = tmp_path / "log"

@@ -23,8 +23,6 @@ from atomfoundry.results.lineage import lineage
 from atomfoundry.running import RunResult, run
 from atomfoundry.workflows import FoundationFlowMaker, load_preset
 
-pytestmark = pytest.mark.xdist_group("short flow")  # all share one run of it
-
 SOURCE_EPSILON, TARGET_EPSILON = 0.40, 0.42
 
 

@@ -98,7 +98,7 @@ def frames(n: int, seed: int = 0) -> tuple[list[Atoms], list[Atoms]]:
 
 def test_rows_on_disk_give_the_same_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atomfoundry.alignment.fitting.build_overlap", _small_chunks)
-    source, target = frames(150)
+    source, target = frames(60)
     levels = {
         "source_level": LevelOfTheory(code="test", method="low"),
         "target_level": LevelOfTheory(code="test", method="high"),
@@ -119,7 +119,7 @@ def test_rows_on_disk_give_the_same_alignment(monkeypatch: pytest.MonkeyPatch) -
         assert spilled.scale == pytest.approx(kept.scale, rel=1e-12)
         for name, metrics in kept.report.metrics.items():
             assert spilled.report.metrics[name].rmse == pytest.approx(metrics.rmse, rel=1e-9)
-        assert len(spilled.report.points) == 150
+        assert len(spilled.report.points) == 60
 
 
 def _small_chunks(*args, **options):  # type: ignore[no-untyped-def]
