@@ -15,6 +15,7 @@ from atomfoundry.documents import (
     ModelDoc,
     StructureSetDoc,
 )
+from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.frames import open_dataset, structure_set
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of, load_artifact_model
@@ -104,19 +105,20 @@ class BenchmarkMaker(Maker):
         alignment
             Applied to the reference labels, where they are of another level than the model.
         """
+        from atomfoundry.benchmarks import GridBenchmark, Parity
         from atomfoundry.models import FoundryCalculator
 
         benchmark = self.build()
         calculator = FoundryCalculator(load_artifact_model(model), head=self.head)
         report_progress(self.name)
         label = f"{model.name} [{self.head}]"
-        if self.benchmark == "parity":
+        if isinstance(benchmark, Parity):
             benchmark.isolated_energies = dict(dataset.isolated_energies)
             frames = frames_of(dataset, *self.splits)
             return benchmark.run(calculator, frames, name=self.name, calculator_name=label)
         atoms = self.system(structures)
         document = None
-        if reference is not None:
+        if reference is not None and isinstance(benchmark, GridBenchmark):
             document = self._reference(benchmark, atoms, reference, alignment)
         return benchmark.run(calculator, atoms, reference=document, name=self.name, calculator_name=label)
 
@@ -167,5 +169,13 @@ class BenchmarkStructuresMaker(Maker):
         structures
             Crystals.
         """
-        frames = self.benchmark.build().structures(self.benchmark.system(structures))
+        from atomfoundry.benchmarks import GridBenchmark
+
+        benchmark = self.benchmark.build()
+        if not isinstance(benchmark, GridBenchmark):
+            raise ConfigurationError(
+                f"The structures of '{self.benchmark.benchmark}' are not known beforehand.",
+                remedy="Leave out its reference.",
+            )
+        frames = benchmark.structures(self.benchmark.system(structures))
         return structure_set(frames, name=self.name)

@@ -48,7 +48,7 @@ class FineTuneMaker(Maker):
     method: Literal["naive", "replay"] = "replay"
     training: dict[str, Any] = field(default_factory=dict)
     n_replay: int | None = None
-    rule: str = "shared_pair"
+    rule: Literal["shared_pair", "none", "subset", "exact", "superset"] = "shared_pair"
     head: str = "pt"
     fine_head: str = "ft"
     seed: int = 0

@@ -84,6 +84,7 @@ class ReportMaker(Maker):
     ) -> ReportDoc:
         """Write the report of everything that is given."""
         from atomfoundry.results.report import DatasetArrays, Predictions, ReportInputs, render_report
+        from atomfoundry.results.report.data import TargetRow
 
         artifacts = current_artifacts()
         targets = [
@@ -113,7 +114,7 @@ class ReportMaker(Maker):
             uncertainties=[uncertainty] if uncertainty else [],
             selections=[selection] if selection else [],
             benchmarks=benchmarks,
-            targets=targets,
+            targets=[TargetRow(**target) for target in targets],
         )
         inputs = inputs.model_copy(update={"jobs": pipeline(inputs.documents())})
         path = Path("report.html")

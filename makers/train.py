@@ -140,8 +140,8 @@ class TrainMaker(Maker):
         values = {"type_names": elements, "heads": heads, "seed": self.seed, **self.architecture}
         everything = [atoms for group in frames.values() for atoms in group]
         try:
-            cutoff = float(values.get("cutoff", AllegroConfig.model_fields["cutoff"].default))
-            values.setdefault("avg_num_neighbors", average_num_neighbors(everything, cutoff=cutoff))
+            cutoff: Any = values.get("cutoff", AllegroConfig.model_fields["cutoff"].default)
+            values.setdefault("avg_num_neighbors", average_num_neighbors(everything, cutoff=float(cutoff)))
             return AllegroConfig.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]

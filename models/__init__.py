@@ -6,6 +6,22 @@ Names are loaded when first used, so that importing this package does not import
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atomfoundry.models.allegro.config import (
+        AllegroConfig,
+        HeadConfig,
+        allegro_fm64,
+        allegro_fm256,
+        allegro_fm512,
+        alumina,
+    )
+    from atomfoundry.models.allegro.model import Allegro
+    from atomfoundry.models.calculator import FoundryCalculator
+    from atomfoundry.models.graph import GraphBatch, build_graph, collate
+    from atomfoundry.models.io import load_model, save_model
+    from atomfoundry.models.similarity import training_similarity
 
 _HOMES = {
     "Allegro": "atomfoundry.models.allegro.model",
@@ -24,7 +40,22 @@ _HOMES = {
     "training_similarity": "atomfoundry.models.similarity",
 }
 
-__all__ = list(_HOMES)
+__all__ = [
+    "Allegro",
+    "AllegroConfig",
+    "FoundryCalculator",
+    "GraphBatch",
+    "HeadConfig",
+    "allegro_fm64",
+    "allegro_fm256",
+    "allegro_fm512",
+    "alumina",
+    "build_graph",
+    "collate",
+    "load_model",
+    "save_model",
+    "training_similarity",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -123,7 +123,8 @@ class FoundationFlowMaker(Maker):
         from atomfoundry.errors import StructureError
         from atomfoundry.sources import fetch_structures
 
-        crystals, molecules = [], []
+        crystals: list[str | Path] = []
+        molecules: list[str | Path] = []
         elements: set[str] = set()
         for path in files:
             structures = fetch_structures([path])
@@ -208,7 +209,7 @@ class FoundationFlowMaker(Maker):
         # labels at every level
         crystal_labels = label(seeded.crystal_labels, "crystals", sampled, priority=3)
         crystal_atoms = label(seeded.crystal_labels, "atoms (crystal level)", atoms, priority=4)
-        alignment = None
+        alignment: Job | Flow | None = None
         molecule_labels = None
         if molecules is not None:
             bridge = seeded.bridge_labels or seeded.crystal_labels
@@ -232,7 +233,7 @@ class FoundationFlowMaker(Maker):
         references = {
             maker.name: label(engines[maker.reference], f"{maker.name} reference", to_label[maker.name])
             for maker in seeded.benchmarks
-            if maker.name in to_label
+            if maker.name in to_label and maker.reference is not None
         }
 
         # datasets, base model, fine-tuning
@@ -303,7 +304,7 @@ class FoundationFlowMaker(Maker):
         ]
         structure_sets = [crystals.output, sampled.output, atoms.output, sampled_task.output]
         label_sets = [crystal_labels, crystal_atoms, task_labels, new_labels, *references.values()]
-        if molecules is not None:
+        if molecules is not None and sampled_molecules is not None:
             structure_sets += [molecules.output, sampled_molecules.output]
             label_sets += [molecule_labels, source_atoms, overlap, overlap_atoms]
         report = add(

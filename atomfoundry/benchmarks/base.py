@@ -35,7 +35,15 @@ class Benchmark(ABC):
     """Unit of every number in the summary."""
 
     @abstractmethod
-    def run(self, calculator: BaseCalculator, atoms: Any, *, reference: BenchmarkDoc | None = None) -> BenchmarkDoc:
+    def run(
+        self,
+        calculator: BaseCalculator,
+        atoms: Any,
+        *,
+        reference: BenchmarkDoc | None = None,
+        name: str = "",
+        calculator_name: str = "",
+    ) -> BenchmarkDoc:
         """Compute the property with a calculator."""
 
     def settings(self) -> dict[str, Any]:

@@ -8,9 +8,12 @@ of weights. The fields cost once an atom; an edge never holds more than its weig
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from atomfoundry.models.allegro.couplings import Coupling
 from atomfoundry.models.allegro.derivatives import couple
 from atomfoundry.models.allegro.track import TensorTrack, TrackState
 
@@ -22,6 +25,9 @@ class ShortTrack(TensorTrack):
         """Return the scalars (M, C) that layer ``layer`` (0 first) gives to the latents (M, d)."""
         return self._first(state, latents) if layer == 0 else self._second(state, latents)
 
+    def _coupling(self, layer: int) -> Coupling:
+        return cast(Coupling, self.couplings[layer])
+
     def _first(self, state: TrackState, latents: Tensor) -> Tensor:
         """Return q = sum_l c_l w_V Y_l . (S - E)_l, c_l the coupling (l, l -> 0e)."""
         tensor, environment = self._edge_weights(0, latents)
@@ -29,7 +35,7 @@ class ShortTrack(TensorTrack):
         field = self._sum_environment(state, environment)
         others = self._read(state, field) - self.multiplicity * environment
         state.kept = {"tensor": tensor, "environment": environment, "field": field, "others": others}
-        factor = self.couplings[0].scalar()
+        factor = self._coupling(0).scalar()
         return (tensor * others * factor[:, None]).sum(dim=1)
 
     def _second(self, state: TrackState, latents: Tensor) -> Tensor:
@@ -41,9 +47,9 @@ class ShortTrack(TensorTrack):
         """
         kept = state.kept
         _, weights = self._edge_weights(1, latents)
-        weights = weights * self.couplings[1].scalar()[:, None]
+        weights = weights * self._coupling(1).scalar()[:, None]
         field = self._sum_environment(state, weights)
-        coupling = self.couplings[0]
+        coupling = self._coupling(0)
         pairs = (kept["field"][:, :, None, :] * field[:, None, :, :]).flatten(1, 2)
         fields = coupling.tensor().flatten(1) @ pairs
         joint, later = self._read(state, torch.cat([fields, field], dim=2)).chunk(2, dim=2)
