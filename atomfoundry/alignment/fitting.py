@@ -95,7 +95,7 @@ def fit_alignment(
     ------
     AlignmentError
         If a needed E0 is missing or there are too few overlap structures; and, unless ``force``: if fitted
-        shifts are not determined, an element without E0 is in too few structures, |a - 1| is too large, or
+        shifts are not determined, an element without E0 is in too few structures, abs(a - 1) is too large, or
         cross-validation is much worse than the fit.
     """
     settings = settings or AlignmentSettings()

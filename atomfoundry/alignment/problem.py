@@ -34,7 +34,7 @@ class AlignmentSettings(BaseModel):
     seed: int = 0
     min_overlap: int = Field(default=3, ge=1, description="Structures, below which no scale is fitted")
     min_overlap_per_element: int = Field(default=10, ge=1, description="Where the element's E0 is not known")
-    max_scale_deviation: float = Field(default=0.2, gt=0, description="|a - 1|")
+    max_scale_deviation: float = Field(default=0.2, gt=0, description="abs(a - 1)")
     max_cv_ratio: float = Field(default=2.0, gt=1, description="Cross-validated over fitted RMSE")
     cv_floor: float = Field(default=1e-3, ge=0, description="eV/atom; cross-validated RMSE always accepted")
     fixed_scale: float | None = Field(
