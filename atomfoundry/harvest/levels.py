@@ -6,49 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from atomfoundry.documents import LevelOfTheory
+from atomfoundry.engines.vasp.names import DISPERSION, GGA, META
 from atomfoundry.units import HARTREE, RYDBERG
 
-_VASP_GGA = {
-    "PE": "PBE",
-    "PS": "PBEsol",
-    "RE": "revPBE",
-    "RP": "RPBE",
-    "91": "PW91",
-    "CA": "LDA",
-    "AM": "AM05",
-    "BO": "optB88",
-    "OR": "optPBE",
-    "MK": "optB86b",
-    "ML": "PW86R",
-    "B3": "B3LYP",
-    "B5": "B3LYP5",
-    "BF": "BEEF",
-}
-_VASP_META = {
-    "SCAN": "SCAN",
-    "RSCAN": "rSCAN",
-    "R2SCAN": "r2SCAN",
-    # OUTCAR prints five letters.
-    "R2SCA": "r2SCAN",
-    "TPSS": "TPSS",
-    "RTPSS": "revTPSS",
-    "M06L": "M06-L",
-    "MS0": "MS0",
-    "MS1": "MS1",
-    "MS2": "MS2",
-}
-_VASP_DISPERSION = {
-    1: "D2",
-    10: "D2",
-    11: "D3",
-    12: "D3(BJ)",
-    13: "D4",
-    2: "TS",
-    20: "TS",
-    21: "TS-HI",
-    202: "MBD",
-    4: "dDsC",
-}
+_VASP_GGA = GGA | {"B3": "B3LYP", "B5": "B3LYP5"}
+_VASP_META = META | {"R2SCA": "r2SCAN"}
+"""OUTCAR prints five letters."""
 _VASP_FAMILY = {"PAW_PBE": "PBE", "PAW_GGA": "PW91", "PAW": "LDA"}
 
 
@@ -92,7 +55,7 @@ def vasp_level(tags: Mapping[str, Any], titles: Iterable[str], *, post_scf: bool
     dispersion = None
     ivdw = int(_number(tags.get("IVDW"), 0))
     if ivdw:
-        dispersion = _VASP_DISPERSION.get(ivdw, f"IVDW={ivdw}")
+        dispersion = DISPERSION.get(ivdw, f"IVDW={ivdw}")
     elif _true(tags.get("LUSE_VDW")):
         strength = tags.get("ZAB_VDW", tags.get("Zab_VDW"))
         dispersion = "nonlocal" if strength is None else f"nonlocal (Zab_vdW={_number(strength, 0):g})"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from atomfoundry.engines.pip_folder import install_into
 from atomfoundry.errors import EngineUnavailableError
 from atomfoundry.settings import settings
 
@@ -125,43 +122,11 @@ def install_espresso(*, force: bool = False, requirements: Sequence[str] = REQUI
     home = espresso_home()
     if pip_library() and psp8_folder() and not force:
         return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    try:
-        _pip_install(temporary, requirements)
-        for part in (_LIBRARY, _PSP8):
-            if not (temporary / part).exists():
-                raise EngineUnavailableError(
-                    f"The packages {', '.join(requirements)} were installed but hold no '{part}'.",
-                    remedy="Install pw.x another way (package 'quantum-espresso'), or use '--engine xtb'.",
-                )
-        temporary.chmod(0o755)
-        if home.exists():
-            home.rename(Path(tempfile.mkdtemp(prefix=f".{home.name}-old-", dir=home.parent)) / home.name)
-        try:
-            temporary.rename(home)
-        except OSError:
-            # Another process has installed it in the meantime.
-            if pip_library() is None or psp8_folder() is None:
-                raise
-    finally:
-        for leftover in (temporary, *home.parent.glob(f".{home.name}-old-*")):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return home
-
-
-def _pip_install(target: Path, requirements: Sequence[str]) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    command += ["--target", str(target), *requirements]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 0:
-        return
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no message")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    raise EngineUnavailableError(
-        f"pip could not install Quantum ESPRESSO ({', '.join(requirements)}) for Python {version}: {reason}",
-        remedy="Check the network, or install pw.x another way (Debian's 'quantum-espresso'), "
-        "or take the instant engine with '--engine xtb'.",
+    return install_into(
+        home,
+        requirements,
+        title="Quantum ESPRESSO",
+        remedy="Check the network, or install pw.x another way (Debian's 'quantum-espresso'), or take the instant "
+        "engine with '--engine xtb'.",
+        complete=lambda folder: all((folder / part).exists() for part in (_LIBRARY, _PSP8)),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from atomfoundry.engines.vasp.names import DISPERSION, GGA, META
+
 _PARALLELISM = "NCORE NPAR KPAR NSIM LPLANE LSCALAPACK LSCALU NBLK LASYNC NOMEGAPAR NTAUPAR MAXMEM"
 _SEARCH = """
 ALGO IALGO ISEARCH TIME NELM NELMIN NELMDL EDIFF AMIX BMIX AMIX_MAG BMIX_MAG AMIN IMIX MAXMIX WC INIMIX MIXPRE
@@ -22,48 +24,11 @@ COST_ONLY = frozenset(" ".join([_PARALLELISM, _SEARCH, _OUTPUT, _MOTION]).split(
 choose which of the equivalent k-points are computed.
 """
 
-_GGA = {
-    "PE": "PBE",
-    "PS": "PBEsol",
-    "RE": "revPBE",
-    "RP": "RPBE",
-    "91": "PW91",
-    "CA": "LDA",
-    "AM": "AM05",
-    "BO": "optB88",
-    "OR": "optPBE",
-    "MK": "optB86b",
-    "ML": "PW86R",
-    "BF": "BEEF",
-}
-_META = {
-    "SCAN": "SCAN",
-    "RSCAN": "rSCAN",
-    "R2SCAN": "r2SCAN",
-    "TPSS": "TPSS",
-    "RTPSS": "revTPSS",
-    "M06L": "M06-L",
-    "MS0": "MS0",
-    "MS1": "MS1",
-    "MS2": "MS2",
-}
 _HYBRIDS = {
     ("PBE", 0.25, 0.2): "HSE06",
     ("PBE", 0.25, 0.3): "HSE03",
     ("PBE", 0.25, 0.0): "PBE0",
     ("PBEsol", 0.25, 0.2): "HSEsol",
-}
-_DISPERSION = {
-    1: "D2",
-    10: "D2",
-    11: "D3",
-    12: "D3(BJ)",
-    13: "D4",
-    2: "TS",
-    20: "TS",
-    21: "TS-HI",
-    202: "MBD",
-    4: "dDsC",
 }
 
 
@@ -84,9 +49,9 @@ def functional_name(tags: Mapping[str, Any], *, potcar_functional: str) -> str:
     """
     meta, gga = _text(tags.get("METAGGA")), _text(tags.get("GGA"))
     if meta not in ("", "--", "NONE", "FALSE"):
-        method = _META.get(meta, f"METAGGA={meta}")
+        method = META.get(meta, f"METAGGA={meta}")
     elif gga not in ("", "--"):
-        method = _GGA.get(gga, f"GGA={gga}")
+        method = GGA.get(gga, f"GGA={gga}")
     else:
         method = potcar_functional.split("_")[0]
     if tags.get("LHFCALC"):
@@ -98,7 +63,7 @@ def functional_name(tags: Mapping[str, Any], *, potcar_functional: str) -> str:
 def dispersion_name(tags: Mapping[str, Any]) -> str | None:
     """Name the dispersion correction, as the harvest names it; None where there is none."""
     if kind := int(tags.get("IVDW", 0)):
-        return _DISPERSION.get(kind, f"IVDW={kind}")
+        return DISPERSION.get(kind, f"IVDW={kind}")
     if tags.get("LUSE_VDW"):
         strength = tags.get("ZAB_VDW")
         return "nonlocal" if strength is None else f"nonlocal (Zab_vdW={float(strength):g})"

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from atomfoundry.engines import get_engine, install_espresso
+from atomfoundry.engines import get_engine, install_espresso, pip_folder
 from atomfoundry.engines.espresso import install as installing
 from atomfoundry.engines.espresso.cell import boxed, kpoint_grid
 from atomfoundry.engines.espresso.engine import EspressoEngine
@@ -236,12 +236,12 @@ def test_failed_installation_leaves_nothing(fresh_settings, tmp_path):
 def test_installation_is_moved_into_place_whole(fresh_settings, tmp_path):
     fresh_settings.setenv("ATOMFOUNDRY_HOME", str(tmp_path))
 
-    def pretend(target: Path, requirements) -> None:
+    def pretend(target: Path, requirements, **words) -> None:
         for part in (installing._LIBRARY, installing._PSP8 / "14_Si.psp8"):
             (target / part).parent.mkdir(parents=True)
             (target / part).touch()
 
-    fresh_settings.setattr(installing, "_pip_install", pretend)
+    fresh_settings.setattr(pip_folder, "_pip", pretend)
     home = install_espresso()
     assert installing.pip_library().is_file() and psp8_folder().is_dir()
     assert install_espresso() == home
