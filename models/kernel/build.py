@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -37,10 +38,10 @@ COMPILE_SECONDS = 600
 """The compiler is given up after this time."""
 
 
-def sources() -> dict[str, str]:
-    """Return file name -> text of the kernel."""
+def sources(names: Iterable[str] = SOURCES) -> dict[str, str]:
+    """Return file name -> text of the kernel's files."""
     folder = files("atomfoundry.models.kernel") / "source"
-    return {name: (folder / name).read_text() for name in SOURCES}
+    return {name: (folder / name).read_text() for name in names}
 
 
 def compiler() -> str:

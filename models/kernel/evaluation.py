@@ -30,12 +30,17 @@ def _say_once(reason: str) -> None:
     logger.warning("The compiled kernel is not used: %s. PyTorch evaluates the model instead.", reason)
 
 
-def kernel_library(model: Allegro) -> ctypes.CDLL:
-    """Compile (or find) the kernel of a model's shape and load it."""
+def kernel_sources(model: Allegro) -> dict[str, str]:
+    """Return file name -> text of the kernel for a model's shape."""
     texts = sources()
     texts["foundry_config.hpp"] = config_header(model)
     texts["foundry_harmonics.hpp"] = harmonics_header(model.config.l_max)
-    return load_library(compile_library(texts, "interface.cpp", name="allegro"))
+    return texts
+
+
+def kernel_library(model: Allegro) -> ctypes.CDLL:
+    """Compile (or find) the kernel of a model's shape and load it."""
+    return load_library(compile_library(kernel_sources(model), "interface.cpp", name="allegro"))
 
 
 class Kernel:
