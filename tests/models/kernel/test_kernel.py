@@ -11,6 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+
 from atomfoundry.errors import ModelError
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, build_graph, collate
 from atomfoundry.models.allegro import model as model_module
@@ -176,7 +177,7 @@ def test_three_layers_are_pytorchs(caplog):
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match="wrong.cpp"):
+    with pytest.raises(ModelError, match=r"wrong\.cpp"):
         build.compile_library({"wrong.cpp": "this is not C++"}, "wrong.cpp", name="wrong")
 
 
