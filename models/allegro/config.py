@@ -48,7 +48,9 @@ class AllegroConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="Of features; geometry and sums are always float64"
     )
-    parity: Literal["o3_full"] = "o3_full"
+    parity: Literal["o3_full", "so3"] = Field(
+        default="o3_full", description="so3: no parity labels, all l1 x l2 -> l3; mirror images may differ"
+    )
     seed: int = Field(default=0, ge=0)
 
     @field_validator("type_names")
