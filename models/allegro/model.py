@@ -139,9 +139,9 @@ class Allegro(nn.Module):
         dict
             ``energy`` (B,) eV, ``atomic_energy`` (N,), ``edge_energy`` (M,), ``features`` (B, d) and
             ``atomic_features`` (N, d) float64; ``edge_latents`` (M, scalar_width), which all heads share;
-            ``edge_vectors`` (M, 3) float64, the leaf that everything depends on; with a model that has it, ``zbl_energy`` (N,). If differentiated:
-            ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN
-            where the structure is not periodic in three directions.
+            ``edge_vectors`` (M, 3) float64, the leaf that everything depends on; with a model that has it,
+            ``zbl_energy`` (N,). If differentiated: ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A,
+            ``stress`` (B, 3, 3) eV/A^3, NaN where the structure is not periodic in three directions.
         """
         return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
 
