@@ -169,16 +169,15 @@ def estimate(name: str, subject: str, results: Results, options: argparse.Namesp
     return None
 
 
-def measure(name: str, subject: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, subject: str, python: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one measurement in a process of its own and return its figures.
 
     Raises
     ------
     Unavailable
-        If the subject cannot be had, fails or takes longer than ``--limit``.
+        If it fails or takes longer than ``--limit``.
     """
     work, entry = MEASUREMENTS[name], SUBJECTS[subject]
-    python = python_of(subject, options)
     cache = options.folder / "compiled" / f"{subject}-{options.dtype}-{work.threads}"
     compile_cache = "kept" if cache.exists() and any(cache.iterdir()) else "empty"
     cache.mkdir(parents=True, exist_ok=True)
@@ -322,28 +321,27 @@ def main() -> None:
     results: Results = {}
     if options.resume and options.output.exists():
         results = json.loads(options.output.read_text())["results"]
-    broken: dict[str | None, str] = {}
+    pythons: dict[str, Path | Unavailable] = {}
     for name, subject in pairs:
         if "edges" in results.get(name, {}).get(subject, {}):
             continue
         entries = results.setdefault(name, {})
-        environment = SUBJECTS[subject].environment
-        if too_much := estimate(name, subject, results, options):
+        key = SUBJECTS[subject].environment or subject
+        if key not in pythons:
+            try:
+                pythons[key] = python_of(subject, options)
+            except Unavailable as error:
+                pythons[key] = error
+        python = pythons[key]
+        if isinstance(python, Unavailable):
+            entries[subject] = {"failed": str(python)}
+        elif too_much := estimate(name, subject, results, options):
             entries[subject] = {"left_out": too_much}
-        elif environment in broken:
-            entries[subject] = {"failed": broken[environment]}
         else:
             try:
-                python_of(subject, options)
+                entries[subject] = measure(name, subject, python, options)
             except Unavailable as error:
                 entries[subject] = {"failed": str(error)}
-                if environment is not None:
-                    broken[environment] = str(error)
-            else:
-                try:
-                    entries[subject] = measure(name, subject, options)
-                except Unavailable as error:
-                    entries[subject] = {"failed": str(error)}
         told = ("failed", "left_out", "ms_per_step", "cpu_ms_per_step", "us_per_atom", "cpu_us_per_atom")
         short = {key: entries[subject][key] for key in (*told, "bytes_per_edge") if key in entries[subject]}
         print(f"{subject}:{name} {short}", file=sys.stderr, flush=True)
