@@ -260,9 +260,9 @@ def two_threads(results: Results) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for kind, (one, two) in TWO_THREADS.items():
         for subject in SUBJECTS:
-            pair = [results.get(name, {}).get(subject, {}).get("median_s") for name in (one, two)]
-            if all(pair):
-                found.setdefault(subject, {})[kind] = round(pair[0] / pair[1], 3)
+            first, second = (results.get(name, {}).get(subject, {}).get("median_s") for name in (one, two))
+            if first and second:
+                found.setdefault(subject, {})[kind] = round(first / second, 3)
     return found
 
 

@@ -17,7 +17,6 @@ from atomfoundry.errors import ConfigurationError
 from atomfoundry.models import AllegroConfig, HeadConfig, build_graph
 from atomfoundry.models.training import TrainingSettings
 
-
 PERF = Path(__file__).parents[2] / "perf"
 
 

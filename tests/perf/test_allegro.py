@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 PERF = Path(__file__).parents[2] / "perf"
 
 
