@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import subprocess
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.install import ENVIRONMENTS, Unavailable, interpreter, versions
+from peers.tables import Results, first_calls, linearity, ratios, two_threads
 
 DRIVERS = Path(__file__).parent / "peers"
 SWITCH = "ATOMFOUNDRY_KERNEL"
@@ -97,10 +97,6 @@ MEASUREMENTS = {
     "infer-4096": Measurement("infer", 4096),
     "infer-10000": Measurement("infer", 10000),
 }
-TWO_THREADS = {"train": ("train-64", "train-64-threads-2"), "infer": ("infer-512", "infer-512-threads-2")}
-
-Results = dict[str, dict[str, dict[str, Any]]]
-"""Measurement -> subject -> figures, or {"failed": reason}, or {"left_out": reason}."""
 
 
 def chosen(patterns: list[str], *, ours_eager: bool) -> list[tuple[str, str]]:
@@ -221,51 +217,6 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
     return figures
 
 
-def ratios(results: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """Return peer over ours, for each measurement both have."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name, entries in results.items():
-        ours = entries.get("ours", {})
-        keys = {"bytes_per_edge": "memory"} if MEASUREMENTS[name].memory else {"cpu_s": "cpu", "median_s": "wall"}
-        table[name] = {
-            subject: {told: round(figures[key] / ours[key], 3) for key, told in keys.items()}
-            for subject, figures in entries.items()
-            if subject != "ours" and all(key in figures and ours.get(key, 0) > 0 for key in keys)
-        }
-    return {name: entries for name, entries in table.items() if entries}
-
-
-def linearity(results: Results) -> dict[str, dict[str, Any]]:
-    """Return CPU microseconds an atom by size, and the exponent of CPU time in the number of atoms from 512 on."""
-    found: dict[str, dict[str, Any]] = {}
-    for subject in SUBJECTS:
-        times = {
-            work.atoms: results[name][subject]["cpu_s"]
-            for name, work in MEASUREMENTS.items()
-            if work.kind == "infer" and work.threads == 1 and "cpu_s" in results.get(name, {}).get(subject, {})
-        }
-        if not times:
-            continue
-        found[subject] = {"cpu_us_per_atom": {n: round(1e6 * times[n] / n, 1) for n in sorted(times)}}
-        points = [(math.log(n), math.log(time)) for n, time in times.items() if n >= 512]
-        if len(points) > 2:
-            x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
-            slope = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
-            found[subject]["exponent_from_512_atoms"] = round(slope, 3)
-    return found
-
-
-def two_threads(results: Results) -> dict[str, dict[str, float]]:
-    """Return how many times faster two threads are than one, by medians of the wall clock."""
-    found: dict[str, dict[str, float]] = {}
-    for kind, (one, two) in TWO_THREADS.items():
-        for subject in SUBJECTS:
-            first, second = (results.get(name, {}).get(subject, {}).get("median_s") for name in (one, two))
-            if first and second:
-                found.setdefault(subject, {})[kind] = round(first / second, 3)
-    return found
-
-
 def write(path: Path, results: Results, options: argparse.Namespace) -> None:
     """Write everything known so far, atomically."""
     report = {
@@ -280,6 +231,7 @@ def write(path: Path, results: Results, options: argparse.Namespace) -> None:
         "ratios_peer_over_ours": ratios(results),
         "linearity": linearity(results),
         "two_threads_over_one": two_threads(results),
+        "first_call": first_calls(results),
     }
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(report, indent=1) + "\n")

@@ -38,14 +38,21 @@ def test_patterns_choose_subjects_and_measurements(bench):
 
 
 def test_ratios_linearity_and_threads(bench):
-    def infer(atoms, seconds):
-        return {"kind": "infer", "atoms": atoms, "cpu_s": seconds, "median_s": 2 * seconds, "growth_bytes": atoms * 1e6}
+    def infer(atoms, seconds, threads=1):
+        return {
+            "kind": "infer",
+            "threads": threads,
+            "atoms": atoms,
+            "cpu_s": seconds,
+            "median_s": 2 * seconds,
+            "growth_bytes": atoms * 1e6,
+        }
 
     results = {
         "infer-512": {"ours": infer(512, 0.512), "mace-64x0e": infer(512, 1.024), "nequip-aoti": {"failed": "no"}},
         "infer-1000": {"ours": infer(1000, 1.0)},
         "infer-4096": {"ours": infer(4096, 4.096)},
-        "infer-512-threads-2": {"ours": infer(512, 0.32)},
+        "infer-512-threads-2": {"ours": infer(512, 0.32, threads=2)},
         "memory-infer-1000": {"ours": {"bytes_per_edge": 100}, "mace-64x0e": {"bytes_per_edge": 250}},
     }
     assert bench.ratios(results) == {
