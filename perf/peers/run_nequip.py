@@ -121,10 +121,7 @@ class NequipAllegro:
         from nequip.utils.global_state import get_latest_global_state
 
         target = COMPILE_TARGET_DICT[AOTI_ASE_TARGET]
-        dims = {
-            kind: torch.export.dynamic_shapes.Dim(f"num_{kind}s", min=2, max=torch.inf)
-            for kind in ("graph", "node", "edge")
-        }
+        dims = {kind: torch.export.dynamic_shapes.Dim(f"num_{kind}s", min=2) for kind in ("graph", "node", "edge")}
         metadata = self.model.metadata | get_latest_global_state(only_metadata_related=True)
         metadata = {key: str(int(value)) if isinstance(value, bool) else str(value) for key, value in metadata.items()}
         metadata[NEQUIP_AOTI_INPUTS_KEY] = serialize_aoti_keys(target["input"])
