@@ -15,9 +15,8 @@ from atomfoundry.datasets import frame_id
 from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.model import Allegro
-from atomfoundry.models.graph import build_graph
 from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from atomfoundry.models.training.loader import plan_batches, prepare_graphs
+from atomfoundry.models.training.loader import prepare_graphs
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
@@ -304,21 +303,6 @@ def test_frozen_parts_do_not_move(part):
         assert readouts < moved
         assert not any(n.startswith(("embedding.", "two_body.")) for n in moved)
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_batches_mix_heads_and_keep_limits():
-    frames = crystals(1)
-    graphs = [build_graph(frames[0], cutoff=CUTOFF, type_names=["Ar"], head=h) for h in [0] * 12 + [1] * 4]
-    size = graphs[0].edge_index.shape[1]
-    plan = plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
-    assert sorted(index for batch in plan for index in batch) == list(range(16))
-    assert [sum(i >= 12 for i in batch) for batch in plan] == [1, 1, 1, 1]
-    assert plan == plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
-    assert plan != plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=1)
-    small = plan_batches(graphs, batch_size=4, max_edges=2 * size, seed=0, epoch=0)
-    assert {len(batch) for batch in small} == {2}
-    alone = plan_batches(graphs, batch_size=4, max_edges=size - 1, seed=0, epoch=0)
-    assert {len(batch) for batch in alone} == {1}
 
 
 def test_learning_rates():
