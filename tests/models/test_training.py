@@ -2,85 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.lj import LennardJones
-from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors import safe_open
 
-from atomfoundry.datasets import frame_id
+sys.path.insert(0, str(Path(__file__).parent))
+from argon import Killed, config, crystals, equal, labelled, losses, settings, weights
+
 from atomfoundry.errors import TrainingError
-from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.config import HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from atomfoundry.models.training.loader import prepare_graphs
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
-
-CUTOFF = 4.5
-
-
-def labelled(atoms, keys=("energy", "forces", "stress")):
-    """Lennard-Jones argon-like labels."""
-    atoms = atoms.copy()
-    atoms.calc = LennardJones(sigma=2.6, epsilon=0.3, rc=6.0, smooth=True)
-    results = {
-        "energy": atoms.get_potential_energy(),
-        "forces": atoms.get_forces(),
-        "stress": atoms.get_stress() if atoms.pbc.all() else None,
-    }
-    atoms.calc = SinglePointCalculator(atoms, **{k: results[k] for k in keys if results[k] is not None})
-    atoms.info["frame_id"] = frame_id(atoms)
-    return atoms
-
-
-def crystals(n=8, seed=0):
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Ar", "fcc", a=4.1 * rng.uniform(0.97, 1.06)) * (2, 1, 1)
-        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
-        frames.append(labelled(atoms))
-    return frames
-
-
-def config(heads=None, dtype="float32", **changes):
-    values = {
-        "type_names": ["Ar"],
-        "cutoff": CUTOFF,
-        "num_channels": 4,
-        "l_max": 1,
-        "n_layers": 1,
-        "two_body_dims": [8, 8],
-        "latent_dims": [8, 8],
-        "edge_energy_dims": [8],
-        "avg_num_neighbors": 16.0,
-        "heads": heads or [HeadConfig(isolated_energies={"Ar": 0.0}, scale=0.5)],
-        "dtype": dtype,
-        "seed": 1,
-    }
-    return AllegroConfig(**(values | changes))
-
-
-def settings(**changes):
-    values = {"max_epochs": 6, "batch_size": 3, "lr": 0.01, "seed": 3}
-    return TrainingSettings(**(values | changes))
-
-
-def weights(model):
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def equal(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def losses(result):
-    return [(r.epoch, r.train_loss, r.valid_loss, r.learning_rate) for r in result.history]
 
 
 def test_it_learns_and_returns_the_best_averaged_weights():
@@ -102,10 +44,6 @@ def test_the_same_seed_gives_the_same_bits():
     assert equal(weights(runs[0].model), weights(runs[1].model))
     other = train(config(), crystals(), crystals(2, seed=9), settings=settings(seed=4))
     assert losses(other) != losses(runs[0])
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize(
