@@ -18,8 +18,10 @@ from argon import Killed, config, crystals, equal, labelled, losses, settings, w
 from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import HeadConfig
 from atomfoundry.models.allegro.model import Allegro
-from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from atomfoundry.models.training.loader import prepare_graphs
+from atomfoundry.models.graph import collate
+from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from atomfoundry.models.training.loader import graph_force_rms, prepare_graphs
+from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
@@ -36,6 +38,28 @@ def test_it_learns_and_returns_the_best_averaged_weights():
     assert result.history[-1].energy_mae < 0.2 * result.history[0].energy_mae
     assert set(result.gradient_shares) == {"pt/energy", "pt/forces", "pt/stress"}
     assert sum(result.gradient_shares.values()) == pytest.approx(1.0)
+
+
+def test_it_is_the_plain_loop_bit_for_bit():
+    """Shuffled batches, Adam, cosine, moving average: nothing else happens."""
+    asked, frames, model = settings(max_epochs=3), crystals(5), Allegro(config())
+    graphs = prepare_graphs(model, frames)
+    loss = Loss(asked.loss, force_rms={0: graph_force_rms(graphs)})
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    average, schedule = MovingAverage(model.named_parameters(), decay=asked.ema_decay), Schedule(asked)
+    for epoch in range(3):
+        order = np.random.default_rng([asked.seed, epoch]).permutation(5)
+        place = np.empty(5)
+        place[order] = np.arange(5)
+        order = np.argsort(place)
+        for step, members in enumerate((order[:3], order[3:])):
+            batch = collate([graphs[i] for i in members])
+            optimizer.zero_grad()
+            loss(model(batch, create_graph=True), batch).backward()
+            optimizer.param_groups[0]["lr"] = schedule.learning_rate((epoch + (step + 0.5) / 2) / 3)
+            optimizer.step()
+            average.update(model.named_parameters())
+    assert equal(average.values, weights(train(config(), frames, settings=asked).model))
 
 
 def test_the_same_seed_gives_the_same_bits():
@@ -104,6 +128,32 @@ def test_a_finished_training_returns_at_once(tmp_path):
     assert seen == []
     assert again.history == first.history
     assert equal(weights(again.model), weights(first.model))
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default(tmp_path):
+    whole = train(config(), crystals(4), settings=settings(max_epochs=2), directory=tmp_path / "whole")
+    train(config(), crystals(4), settings=settings(max_epochs=2, max_wall_time_s=1e-6), directory=tmp_path)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    for later in ("sam_rho", "sam_adaptive", "batching", "batches_per_step"):
+        del checkpoint.state["fingerprint"]["settings"][later]
+    del checkpoint.state["progress"]["interrupted"]
+    save_checkpoint(tmp_path / "checkpoint", checkpoint)
+    with pytest.raises(TrainingError, match="settings differ"):
+        train(config(), crystals(4), settings=settings(max_epochs=2, sam_rho=0.1), directory=tmp_path)
+    resumed = train(config(), crystals(4), settings=settings(max_epochs=2), directory=tmp_path)
+    assert losses(resumed) == losses(whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_a_gpu_is_trained_there(tmp_path):
+    model = Allegro(config()).to("cuda")
+    asked = settings(checkpoint_epochs=1, sam_rho=0.01, clip_norm=1.0)
+    result = train(model, crystals(), crystals(2, seed=9), settings=asked, directory=tmp_path)
+    assert next(result.model.parameters()).device.type == "cuda"
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    again = train(Allegro(config()).to("cuda"), crystals(), crystals(2, seed=9), settings=asked, directory=tmp_path)
+    assert losses(again) == losses(result)
 
 
 @pytest.mark.parametrize("what", ["settings", "data", "model"])

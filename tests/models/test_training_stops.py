@@ -18,6 +18,12 @@ from atomfoundry.models.training.checkpoint import load_checkpoint
 from atomfoundry.models.training.trainer import _Trainer, train
 
 
+@pytest.fixture(autouse=True)
+def forget_afterwards():
+    yield
+    forget_stop()
+
+
 @pytest.fixture
 def whole():
     return train(config(), crystals(), crystals(2, seed=9), settings=settings())
