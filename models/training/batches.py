@@ -109,15 +109,17 @@ def plan_steps(sizes: Sizes, settings: TrainingSettings, *, epoch: int, batches_
         Batches of one step; the last step may have fewer.
     """
     order = shuffled(sizes, seed=settings.seed, epoch=epoch)
-    limits = {"batch_size": settings.batch_size, "max_edges": settings.max_edges}
+
+    def packed(members: np.ndarray) -> list[Pack]:
+        return pack(members.tolist(), sizes.edges, batch_size=settings.batch_size, max_edges=settings.max_edges)
+
     if settings.batching == "shuffled":
-        packs = pack(order.tolist(), sizes.edges, **limits)
+        packs = packed(order)
         return [packs[start : start + batches_per_step] for start in range(0, len(packs), batches_per_step)]
     packs = []
     for start in range(0, len(order), WINDOW * settings.batch_size):
         window = order[start : start + WINDOW * settings.batch_size]
-        by_size = window[np.argsort(-sizes.edges[window], kind="stable")]
-        packs += pack(by_size.tolist(), sizes.edges, **limits)
+        packs += packed(window[np.argsort(-sizes.edges[window], kind="stable")])
     packs.sort(key=lambda members: -int(sizes.edges[members].sum()))
     steps = [packs[start : start + batches_per_step] for start in range(0, len(packs), batches_per_step)]
     # A third number keeps this shuffle apart from that of the structures.

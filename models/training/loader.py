@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def prepare_graphs(
     build: dict[str, Any] = {"cutoff": config.cutoff, "type_names": config.type_names, "head": head}
     atoms = [frame for frame in frames if not isinstance(frame, GraphBatch)]
     if edge_cache is None:
-        built = (build_graph(frame, **build) for frame in atoms)
+        built: Iterator[GraphBatch] = (build_graph(frame, **build) for frame in atoms)
     else:
         from atomfoundry.models.training.edge_cache import graphs_with_cache
 
