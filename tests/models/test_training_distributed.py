@@ -12,6 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parent))
+import trained_together
+from argon import losses, weights
+
 from atomfoundry.models.training.checkpoint import load_checkpoint
 from atomfoundry.models.training.logs import CSV_FILE, read_csv_log
 
@@ -84,6 +88,16 @@ def test_a_signal_to_one_process_stops_all_and_the_rest_is_done_later_bit_for_bi
         assert {(r["stop_reason"], r["interrupted"], r["n_epochs"]) for r in stopped} == {("signal", True, 1)}
         assert trained.report(size, "continued")["losses"] == trained.report(size, "course")["losses"]
         assert trained.difference(trained.weights(size, "continued"), trained.weights(size, "course")) == 0.0
+
+
+def test_another_number_of_processes_may_go_on(trained):
+    """From two to one: the course is the same but for rounding."""
+    result = trained_together.course(trained.folder / "2" / "half")
+    assert (result.stop_reason, result.n_epochs) == ("max_epochs", 4)
+    assert [loss for _, loss, *_ in losses(result)] == pytest.approx(
+        [loss for _, loss, *_ in trained.report(1, "course")["losses"]], rel=1e-10
+    )
+    assert trained.difference(trained.weights(1, "course"), weights(result.model)) < 1e-11
 
 
 def test_only_the_first_process_writes(trained):

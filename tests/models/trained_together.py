@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from functools import cache
@@ -103,6 +104,9 @@ def signalled(folder, rank, size):
     stopped = course(folder)
     trainer._Trainer._step = step
     atomfoundry.deadline.forget_stop()
+    if rank == 0:
+        shutil.copytree(folder, folder.parent / "half")
+    dist.barrier()
     return stopped, course(folder)
 
 
