@@ -2,7 +2,8 @@
 
 Structures go in blocks; the name of a block's file is a hash of the cutoff and of the structures' positions, cells
 and periodicities, so a changed or longer dataset finds the blocks that are still the same. The file is mapped into
-memory: it takes no more of it than is used, and processes of one machine share it.
+memory: it takes no more of it than is used, and processes of one machine share it. Files are never changed and may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,9 +183,8 @@ def write_block(path: Path, edges: Sequence[Edges]) -> None:
     record = {"version": VERSION, "crc32": _checksum(tensors["counts"], tensors["pairs"], tensors["shifts"])}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        scratch = Path(name)
+        # no mkstemp: its files are for one user, and a cache may be for several
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             save_file(tensors, scratch, metadata={"format": FORMAT, "edges": json.dumps(record)})
             with scratch.open("rb") as file:

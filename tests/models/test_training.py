@@ -254,13 +254,15 @@ def test_forces_that_are_all_missing_cannot_normalise():
         train(config(), [labelled(f, keys=("energy",)) for f in crystals(2)], settings=asked)
 
 
-def test_nan_losses_skip_halve_and_abort():
+@pytest.mark.parametrize("sam_rho", [0.0, 0.01])
+def test_nan_losses_skip_halve_and_abort(sam_rho):
     broken = crystals(1)[0]
     broken.info["weight"] = float("inf")
     frames = [*crystals(2, seed=1), broken]
-    asked = settings(max_epochs=4, batch_size=1)
+    asked = settings(max_epochs=4, batch_size=1, sam_rho=sam_rho)
     result = train(config(), frames, settings=asked)
     assert result.n_skipped == 4
+    assert all(torch.isfinite(value).all() for value in weights(result.model).values())
     assert np.isfinite([r.train_loss for r in result.history]).all()
     with pytest.raises(TrainingError, match=broken.info["frame_id"]):
         train(config(), [broken], settings=settings(max_epochs=20, batch_size=1))

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which optimisers load: once is enough
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
