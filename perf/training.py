@@ -83,7 +83,10 @@ def waiting(frames: int, processes: int, batching: str) -> float:
     sizes = Sizes(edges, np.zeros(frames, dtype=np.int64))
     settings = TrainingSettings(batching=batching, batch_size=64, max_edges=7200)
     loads = [
-        [int(edges[part].sum()) for part in deal(step, edges, processes=processes, turn=turn)]
+        [
+            int(sum(edges[members].sum() for members in part))
+            for part in deal(step, edges, processes=processes, turn=turn)
+        ]
         for turn, step in enumerate(plan_steps(sizes, settings, epoch=0, batches_per_step=processes))
     ]
     return round(1 - sum(map(sum, loads)) / sum(processes * max(load) for load in loads), 3)

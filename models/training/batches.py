@@ -127,7 +127,7 @@ def plan_steps(sizes: Sizes, settings: TrainingSettings, *, epoch: int, batches_
     return [steps[turn] for turn in turns]
 
 
-def deal(step: Sequence[Pack], edges: np.ndarray, *, processes: int, turn: int = 0) -> list[list[int]]:
+def deal(step: Sequence[Pack], edges: np.ndarray, *, processes: int, turn: int = 0) -> list[list[Pack]]:
     """Share one step's structures among processes, so that each has as many edges as the others.
 
     The largest goes first, always to the process with the fewest edges so far. Whole batches are dealt where there
@@ -148,20 +148,22 @@ def deal(step: Sequence[Pack], edges: np.ndarray, *, processes: int, turn: int =
     Returns
     -------
     list
-        One list of structures a process, which may be empty.
+        One list of batches a process, which may be empty.
     """
     if processes == 1:
-        return [[index for members in step for index in members]]
+        return [list(step)]
     items = list(step) if len(step) >= processes else [[index] for members in step for index in members]
     cost = [int(edges[members].sum()) for members in items]
     served = list(range(processes)) if turn % 2 == 0 else list(range(processes))[::-1]
     load = [0] * processes
-    parts: list[list[int]] = [[] for _ in range(processes)]
+    parts: list[list[Pack]] = [[] for _ in range(processes)]
     for item in sorted(range(len(items)), key=lambda i: -cost[i]):
         to = min(served, key=lambda process: load[process])
-        parts[to] += items[item]
+        parts[to].append(items[item])
         load[to] += cost[item]
-    return parts
+    if len(step) >= processes:
+        return parts
+    return [[[index for members in part for index in members]] if part else [] for part in parts]
 
 
 def warn_of_large(sizes: Sizes, max_edges: int | None) -> None:

@@ -185,11 +185,49 @@ class Loss:
         value = torch.zeros((), dtype=torch.float64)
         for (head, quantity), part in terms.sums.items():
             mean = part / terms.counts[head, quantity]
-            if self.settings.kind != "mace_universal" and self.settings.form == "rmse":
+            if not self.is_linear:
                 # the square root's slope is infinite at zero error
                 mean = torch.sqrt(mean + 1e-30)
             value = value + self.head_weights.get(head, 1.0) * self.weights[quantity] * mean
         return value
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the loss is linear in the sums: all but root mean squares are."""
+        return self.settings.kind == "mace_universal" or self.settings.form == "mse"
+
+    def counts(self, batch: GraphBatch) -> dict[TermKey, int]:
+        """Return the counts that `terms` will find, from the labels alone.
+
+        Parameters
+        ----------
+        batch
+            Structures with labels.
+        """
+        found: dict[TermKey, int] = {}
+        for head in batch.head.unique().tolist():
+            chosen = batch.head == head
+            masks = {
+                "energy": chosen & torch.isfinite(batch.energy),
+                "forces": chosen[batch.batch][:, None] & torch.isfinite(batch.forces),
+                "stress": chosen[:, None, None] & torch.isfinite(batch.stress),
+            }
+            for quantity, mask in masks.items():
+                if self.weights[quantity] > 0 and (count := int(mask.sum())):
+                    found[head, quantity] = count
+        return found
+
+    def slopes(self, terms: LossTerms) -> dict[TermKey, Tensor]:
+        """Return the derivative of `total` by each of the sums.
+
+        Parameters
+        ----------
+        terms
+            Of the whole step.
+        """
+        leaves = {key: value.detach().clone().requires_grad_() for key, value in terms.sums.items()}
+        gradients = torch.autograd.grad(self.total(LossTerms(leaves, terms.counts)), list(leaves.values()))
+        return dict(zip(leaves, gradients, strict=True))
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: GraphBatch) -> Tensor:
         """Return the loss of one batch, a float64 scalar."""

@@ -90,8 +90,8 @@ class TrainingSettings(BaseModel):
         default=1,
         ge=1,
         description="Batches of one optimiser step, shared by all processes. With a number the course does not "
-        "depend on how many processes train; None: one for each process. A process evaluates its part of a step at "
-        "once, which memory must hold",
+        "depend on how many processes train; None: one for each process. A process that has several evaluates one "
+        "after the other",
     )
     lr: float = Field(default=5e-3, gt=0, description="Peak learning rate")
     betas: tuple[float, float] = (0.9, 0.999)

@@ -321,11 +321,14 @@ class _Trainer:
     def _step(self, step: list[Pack], done: float) -> None:
         """Do one step with this process's part of the structures."""
         parts = deal(step, self.sizes.edges, processes=self.processes.size, turn=self.course.progress.step)
-        own = [self.graphs[index] for index in parts[self.processes.rank]]
         device = next(self.model.parameters()).device
-        batch = on_device(collate(own), device) if own else None
+        batches = [
+            on_device(collate([self.graphs[index] for index in members]), device)
+            for members in parts[self.processes.rank]
+        ]
         names = [name for members in step for index in members for name in self.graphs[index].frame_ids]
-        self.stepper(batch, names, loss=self.loss, done=done)
+        in_parts = max(map(len, parts)) > 1
+        self.stepper(batches, names, loss=self.loss, done=done, in_parts=in_parts)
 
     def _evaluate(self, train_loss: float) -> EpochRecord:
         """Validate if it is time, keep the best weights, decide about the end."""

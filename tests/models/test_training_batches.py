@@ -53,7 +53,7 @@ def test_steps_hold_every_structure_once(batching):
 def waste(known, steps, processes):
     """Share of the time that processes wait for the slowest, if time is edges."""
     loads = [
-        [known.edges[part].sum() for part in deal(step, known.edges, processes=processes, turn=turn)]
+        [known.edges[flat([part])].sum() for part in deal(step, known.edges, processes=processes, turn=turn)]
         for turn, step in enumerate(steps)
     ]
     return 1 - sum(sum(load) for load in loads) / sum(processes * max(load) for load in loads)
@@ -76,13 +76,15 @@ def test_the_order_of_balanced_steps_is_not_that_of_their_size():
 
 def test_dealing_by_hand():
     edges = np.array([100, 1, 60, 50, 9])
-    assert deal([[0, 1], [2]], edges, processes=1) == [[0, 1, 2]]
+    assert deal([[0, 1], [2]], edges, processes=1) == [[[0, 1], [2]]]
     # fewer batches than processes: structures, the largest first to the least loaded
-    assert deal([[0, 1, 2, 3, 4]], edges, processes=2) == [[0, 4, 1], [2, 3]]
+    assert deal([[0, 1, 2, 3, 4]], edges, processes=2) == [[[0, 4, 1]], [[2, 3]]]
     # a batch for each: whole ones, and the largest goes to the other end in the next turn
-    assert deal([[2], [0, 1]], edges, processes=2) == [[0, 1], [2]]
-    assert deal([[2], [0, 1]], edges, processes=2, turn=1) == [[2], [0, 1]]
-    assert deal([[3]], edges, processes=3) == [[3], [], []]
+    assert deal([[2], [0, 1]], edges, processes=2) == [[[0, 1]], [[2]]]
+    assert deal([[2], [0, 1]], edges, processes=2, turn=1) == [[[2]], [[0, 1]]]
+    # more batches than processes: each evaluates its own one after the other
+    assert deal([[2], [3], [0, 1], [4]], edges, processes=2) == [[[0, 1], [4]], [[2], [3]]]
+    assert deal([[3]], edges, processes=3) == [[[3]], [], []]
 
 
 def test_a_structure_beyond_the_limit_is_warned_of(caplog):

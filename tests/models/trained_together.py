@@ -38,7 +38,8 @@ LOSSES = {
     "universal": {"loss": LossSettings(kind="mace_universal")},
     "sharpness": {"sam_rho": 0.05},
     "adaptive": {"sam_rho": 0.5, "sam_adaptive": True, "clip_norm": 0.1},
-    "balanced": {"batching": "balanced", "batch_size": 2, "batches_per_step": 4},
+    "balanced": {"batching": "balanced", "batch_size": 2, "batches_per_step": 6},
+    "rmse_parts": {"loss": LossSettings(form="rmse", stress_unit="eV/A^3"), "batch_size": 2, "batches_per_step": 6},
 }
 
 
