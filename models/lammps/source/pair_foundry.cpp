@@ -125,12 +125,7 @@ void PairFoundry::init_style() {
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-double PairFoundry::init_one(int i, int j) {
-  if (setflag[i][j] == 0)
-    error->all(FLERR, "pair_coeff of foundry names no element for atom type " + std::to_string(map[i] < 0 ? i : j) +
-                          ". Name one for each type");
-  return cutoff;
-}
+double PairFoundry::init_one(int, int) { return cutoff; }
 
 // Fill the edges of this rank's own atoms; neighbours in the skin are left out.
 void PairFoundry::find_edges() {

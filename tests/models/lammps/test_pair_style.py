@@ -130,6 +130,7 @@ def test_other_head_and_threads(model, folder):
     check(folder, crystal(), model, "ft", threads=2)
 
 
+@pytest.mark.slow
 def test_single_precision(tmp_path):
     model = make_model(dtype="float32", zbl=False)
     export_lammps(model, tmp_path, "ft")
@@ -247,7 +248,7 @@ run 0
         ({}, ["Si", "Xe"], "does not know the element 'Xe' of atom type 2"),
         ({}, ["Si"], "one element for each of the 2 atom types"),
         ({"style": "foundry head ft"}, ["Si", "H"], "no finite energy"),
-        ({}, ["Si", "NULL"], "names no element for atom type 2"),
+        ({}, ["Si", "NULL"], "pair coeffs are not set"),
     ],
 )
 def test_bad_input_says_what_to_do(folder, changes, elements, said):
