@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -59,6 +60,10 @@ class AtomfoundrySettings(BaseSettings):
         default="https://api.materialsproject.org", description="REST address of the Materials Project."
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    kernel: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether models run on the compiled kernel (needs g++ once) or on PyTorch alone ('off').",
+    )
     test_data: Path | None = Field(default=None, description="Folder of real data that the tests read.")
 
     @classmethod

@@ -72,6 +72,11 @@ _POLYNOMIALS: list[list[dict[str, float]]] = [
 ]
 
 
+def harmonic_polynomials(degree: int) -> list[dict[str, float]]:
+    """Return each harmonic of a degree as monomial (letters x, y, z) -> factor."""
+    return _POLYNOMIALS[degree]
+
+
 def _clebsch_gordan(j1: int, m1: int, j2: int, m2: int, j3: int) -> float:
     """Return <j1 m1 j2 m2 | j3 m1+m2> by Racah's sum (Condon-Shortley phases)."""
     m3 = m1 + m2

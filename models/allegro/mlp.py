@@ -39,6 +39,14 @@ class Perceptron(nn.Module):
             unit_variance(fan_in, fan_out, generator=generator, dtype=dtype) for fan_in, fan_out in pairwise(dims)
         )
 
+    def scaled_weights(self, *, gain: float = 1.0) -> list[Tensor]:
+        """Return the matrices with their 1/sqrt(fan in), the activations' gain and a factor on the result."""
+        last = len(self.weights) - 1
+        return [
+            weight * ((gain if index == last else 1.0) * (SILU_GAIN if index else 1.0) / sqrt(weight.shape[0]))
+            for index, weight in enumerate(self.weights)
+        ]
+
     def forward(self, *parts: Tensor, residual: Tensor | None = None, gain: float = 1.0) -> Tensor:
         """Apply to the concatenation of (M, d_i) parts; returns (M, d_out).
 
@@ -52,11 +60,10 @@ class Perceptron(nn.Module):
             Factor on the result.
         """
         last = len(self.weights) - 1
-        for index, weight in enumerate(self.weights):
-            factor = (gain if index == last else 1.0) * (SILU_GAIN if index else 1.0) / sqrt(weight.shape[0])
+        for index, weight in enumerate(self.scaled_weights(gain=gain)):
             hidden = residual if index == last else None
             # Parts are multiplied by their rows of the first matrix, which saves a copy in every derivative.
-            for part, rows in zip(parts, (weight * factor).split([p.shape[1] for p in parts]), strict=True):
+            for part, rows in zip(parts, weight.split([p.shape[1] for p in parts]), strict=True):
                 hidden = part @ rows if hidden is None else torch.addmm(hidden, part, rows)
             assert hidden is not None
             parts = (silu(hidden) if index < last else hidden,)

@@ -17,6 +17,7 @@ from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
 from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.allegro.short_track import ShortTrack
 from atomfoundry.models.graph import GraphBatch
+from atomfoundry.models.kernel import Edges, Kernel, differentiable, evaluate, find_kernel
 from atomfoundry.models.zbl import ZBL
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -113,23 +114,34 @@ class Allegro(nn.Module):
         forces, stress
             Whether to differentiate.
         create_graph
-            Keep the graph, so that a loss of forces and stresses can be differentiated (training).
+            Keep the graph, so that a loss of energies, forces and stresses can be differentiated by the weights
+            (training).
 
         Returns
         -------
         dict
-            ``energy`` (B,) eV, ``atomic_energy`` (N,), ``edge_energy`` (M,), ``features`` (B, d) and
-            ``atomic_features`` (N, d) float64; ``edge_latents`` (M, d); ``edge_vectors`` (M, 3) float64, the
-            leaf that everything depends on; with a model that has it, ``zbl_energy`` (N,). If differentiated:
-            ``edge_gradients`` G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN
-            where the structure is not periodic in three directions.
+            ``energy`` (B,) eV, ``atomic_energy`` (N,), ``edge_energy`` (M,) float64; ``edge_vectors`` (M, 3)
+            float64; with a model that has it, ``zbl_energy`` (N,). If differentiated: ``edge_gradients``
+            G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN where the structure is
+            not periodic in three directions. Without ``create_graph``: ``features`` (B, d) and
+            ``atomic_features`` (N, d) float64. If not differentiated: ``edge_latents`` (M, d).
+
+            On a CPU this is the compiled kernel (:mod:`atomfoundry.models.kernel`). ``forward_edges`` has all of
+            these whatever is asked for, as tensors that can be differentiated by the edge vectors too.
         """
-        return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
+        differentiate = forces or stress
+        kernel = find_kernel(self) if differentiate or not torch.is_grad_enabled() else None
+        if kernel is None:
+            return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
+        out = self._compiled(
+            kernel, batch, batch.edge_vectors().detach(), differentiate=differentiate, create_graph=create_graph
+        )
+        return self._with_derivatives(out, batch, forces=forces, stress=stress)
 
     def forward_edges(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
     ) -> dict[str, Tensor]:
-        """Evaluate with derivatives by edge vectors (ALGORITHMS 2.7, edge path): the faster one."""
+        """Evaluate with PyTorch, derivatives by edge vectors (ALGORITHMS 2.7, edge path)."""
         differentiate = forces or stress
         vectors = batch.edge_vectors().detach()
         if not differentiate:
@@ -144,16 +156,62 @@ class Allegro(nn.Module):
         if not create_graph:
             out = {key: value.detach() for key, value in out.items()}
         out["edge_gradients"] = gradients
+        return self._with_derivatives(out, batch, forces=forces, stress=stress)
+
+    @staticmethod
+    def _with_derivatives(
+        out: dict[str, Tensor], batch: GraphBatch, *, forces: bool, stress: bool
+    ) -> dict[str, Tensor]:
         if forces:
-            out["forces"] = forces_from_edges(batch, gradients)
+            out["forces"] = forces_from_edges(batch, out["edge_gradients"])
         if stress:
-            out["stress"] = stress_from_edges(batch, out["edge_vectors"], gradients)
+            out["stress"] = stress_from_edges(batch, out["edge_vectors"], out["edge_gradients"])
         return out
+
+    def _compiled(
+        self, kernel: Kernel, batch: GraphBatch, vectors: Tensor, *, differentiate: bool, create_graph: bool
+    ) -> dict[str, Tensor]:
+        """Evaluate with the compiled kernel; features and latents only where no loss is differentiated."""
+        edges = Edges(self, batch, vectors)
+        out: dict[str, Tensor] = {"edge_vectors": vectors}
+        if create_graph:
+            unscaled, gradients = differentiable(self, kernel, edges)
+        else:
+            found = evaluate(
+                kernel.prepare(self), edges, gradients=differentiate, features=True, latents=not differentiate
+            )
+            unscaled, gradients = found["energies"], found.get("gradients")
+            out["atomic_features"] = found["features"] * edges.scales[:, None]
+            out["features"] = _sum_by_graph(batch, out["atomic_features"])
+            if not differentiate:
+                out["edge_latents"] = found["latents"]
+        centre = batch.edge_index[0]
+        out["edge_energy"] = unscaled * edges.scales[centre]
+        node_head = batch.head[batch.batch]
+        energy = self.readouts.isolated_energies[node_head, batch.types]
+        energy = energy + batch.layout.sum_over_edges(out["edge_energy"])
+        if self.zbl is not None:
+            with torch.enable_grad():
+                leaf = vectors.detach().requires_grad_(True)
+                repulsion = self.zbl(leaf.norm(dim=1), batch.types[centre], batch.types[batch.edge_index[1]])
+                (slope,) = torch.autograd.grad(repulsion.sum(), leaf, materialize_grads=True)
+            out["zbl_energy"] = batch.layout.sum_over_edges(repulsion.detach())
+            energy = energy + out["zbl_energy"]
+            gradients = None if gradients is None else gradients + slope
+        if gradients is not None:
+            out["edge_gradients"] = gradients
+        out["atomic_energy"] = energy
+        out["energy"] = _sum_by_graph(batch, energy)
+        return out
+
+    def edge_scales(self, batch: GraphBatch, node_head: Tensor) -> Tensor:
+        """Return s_{h, Z_i} Nbar^(-1/2) of each atom, (N,) float64, eV, for heads (N,)."""
+        return self.readouts.scales[node_head, batch.types] / sqrt(self.config.avg_num_neighbors)
 
     def forward_positions(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
     ) -> dict[str, Tensor]:
-        """Evaluate with derivatives by positions and strain (ALGORITHMS 2.7, position path): same numbers."""
+        """Evaluate with PyTorch, derivatives by positions and strain (2.7, position path): same numbers."""
         if not (forces or stress):
             return self._energies(batch, batch.edge_vectors())
         with torch.enable_grad():
@@ -181,7 +239,7 @@ class Allegro(nn.Module):
         node_head = batch.head[batch.batch]
         single = len(self.config.heads) == 1
         unscaled = self.readouts(latents, None if single else node_head[centre])
-        scale = self.readouts.scales[node_head, batch.types] / sqrt(self.config.avg_num_neighbors)
+        scale = self.edge_scales(batch, node_head)
         edge_energy = unscaled.double() * scale[centre]
         isolated = self.readouts.isolated_energies[node_head, batch.types]
         atomic_energy = isolated + batch.layout.sum_over_edges(edge_energy)

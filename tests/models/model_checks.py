@@ -168,7 +168,7 @@ def check_linear_readout(model, atoms: Atoms, *, head: str, tolerance: float = 1
 def check_strict_locality(model, atoms: Atoms) -> None:
     """No atom's energy depends on an edge centred on another: dU_i/dr_e = 0 exactly."""
     batch = graph_of(model, atoms)
-    out = model(batch, create_graph=True)
+    out = model.forward_edges(batch, create_graph=True)
     for atom in range(len(atoms)):
         (gradient,) = torch.autograd.grad(out["atomic_energy"][atom], out["edge_vectors"], retain_graph=True)
         mine = batch.edge_index[0] == atom
@@ -191,7 +191,7 @@ def check_parameter_gradients(model, batch: GraphBatch, *, seed: int = 0, tolera
     """The gradient of a loss of energies, forces and stresses against central differences."""
 
     def loss() -> torch.Tensor:
-        out = model(batch, create_graph=True)
+        out = model.forward_edges(batch, create_graph=True)
         return (
             out["energy"].square().sum()
             + out["forces"].square().sum()
@@ -216,7 +216,7 @@ def check_parameter_gradients(model, batch: GraphBatch, *, seed: int = 0, tolera
 
 def check_batched_backward(model, batch: GraphBatch, *, tolerance: float = 1e-12) -> None:
     """Several backward passes at once (vmap) give what they give one by one."""
-    out = model(batch, create_graph=True)
+    out = model.forward_edges(batch, create_graph=True)
     (n_graphs, width), vectors = out["features"].shape, out["edge_vectors"]
     columns = torch.eye(width, dtype=torch.float64)[: min(3, width), None, :].expand(-1, n_graphs, -1)
     (together,) = torch.autograd.grad(

@@ -126,7 +126,7 @@ def test_initial_statistics():
     rms = []
     for seed in range(6):
         config = allegro_fm64(["H", "C", "O"], avg_num_neighbors=graph.num_edges / len(atoms), seed=seed)
-        out = Allegro(config)(graph)
+        out = Allegro(config).forward_edges(graph)
         ehat = out["edge_energy"] * config.avg_num_neighbors**0.5
         rms.append([float(out["edge_latents"].square().mean()), float(ehat.square().mean())])
     latent, energy = np.sqrt(np.mean(rms, axis=0))
@@ -327,7 +327,8 @@ def test_single_precision_stays_close():
     for atoms in (silica(), ethanol()):
         left, right = checks.evaluate(single, atoms), checks.evaluate(double, atoms)
         assert left["energy"].dtype == left["forces"].dtype == left["features"].dtype == torch.float64
-        assert left["edge_latents"].dtype == torch.float32
+        graph = checks.graph_of(single, atoms)
+        assert single.forward_edges(graph)["edge_latents"].dtype == torch.float32
         for key in ("energy", "forces"):
             checks.close(left[key], right[key], 2e-6)
 
