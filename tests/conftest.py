@@ -11,6 +11,7 @@ TOGETHER = (
     "makers/test_label_deadline.py",
     "engines/espresso/test_espresso_real.py",
     "engines/test_isolation.py",
+    "models/lammps/test_pair_style.py",
 )
 """Files whose tests share something dear (a whole run of the pipeline, a child process): one process runs them all."""
 

@@ -37,4 +37,3 @@ def export_command(
     console.print(
         f"{folder} has a plugin of LAMMPS, the model and an input: lmp -in in.example", highlight=False, soft_wrap=True
     )
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 
 from atomfoundry.errors import ModelError
 from atomfoundry.models.calculator import FINE_TUNED
+from atomfoundry.models.kernel.exported import exported_sources, write_exported
 from atomfoundry.models.lammps.installation import LammpsInstallation, find_lammps
-from atomfoundry.models.lammps.kernel import exported_model, kernel_source
 from atomfoundry.models.lammps.plugin import PLUGIN, compile_plugin
 
 if TYPE_CHECKING:
@@ -35,12 +34,11 @@ def export_lammps(
     *,
     structure: Atoms | None = None,
     lammps: LammpsInstallation | None = None,
-    march: str = "native",
 ) -> Path:
     """Write a folder with all that LAMMPS needs to use a model.
 
     ``pair_style foundry`` is compiled together with the kernel of the model's shape into ``foundry.so``, which LAMMPS
-    loads with ``plugin load``; one that was compiled before is taken again.
+    loads with ``plugin load``; one that was compiled before is taken again. It runs on processors like this machine's.
 
     Parameters
     ----------
@@ -55,8 +53,6 @@ def export_lammps(
         What ``in.example`` starts from; default: a small made-up crystal of the head's elements.
     lammps
         What to compile for; default: :func:`find_lammps`.
-    march
-        Processor it will run on: g++'s ``-march``. Default: the one of this machine.
 
     Returns
     -------
@@ -66,9 +62,10 @@ def export_lammps(
     Raises
     ------
     EngineUnavailableError
-        If there is no g++, or no headers of LAMMPS or MPI.
+        If there are no headers of LAMMPS or MPI.
     ModelError
-        If there is no such model or head, or the structure has other elements.
+        If there is no such model or head, the structure has other elements, the kernel does not know such models, or
+        there is no compiler.
     """
     from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.io import load_model
@@ -92,7 +89,7 @@ def export_lammps(
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file; LAMMPS gets a folder.", remedy="Choose another path.")
     lammps = lammps or find_lammps()
-    plugin = compile_plugin(kernel_source(model), lammps, march=march)
+    plugin = compile_plugin(exported_sources(model), lammps)
     folder.mkdir(parents=True, exist_ok=True)
     words = {
         "boundary": " ".join("p" if periodic else "s" for periodic in structure.pbc),
@@ -102,13 +99,12 @@ def export_lammps(
         "head": head,
         "heads": names,
         "known": known,
-        "march": "" if march == "native" else f" (-march={march})",
         "model": MODEL_FILE,
         "plugin": PLUGIN,
         "version": lammps.version,
     }
     _replace(folder / PLUGIN, plugin.read_bytes())
-    _replace(folder / MODEL_FILE, exported_model(model, head))
+    write_exported(model, folder / MODEL_FILE, default_head=head)
     _replace(folder / "structure.data", _lammps_data(structure, elements, vacuum=model.config.cutoff).encode())
     for name in ("in.example", "README.txt"):
         _replace(folder / name, _rendered(name, words).encode())

@@ -12,14 +12,10 @@
 #include "neighbor.h"
 #include "update.h"
 
-using namespace LAMMPS_NS;
-
-namespace {
+namespace LAMMPS_NS {
 
 // Two atoms nearer than this (A) are at the same place.
-constexpr double CLOSEST = 1e-6;
-
-}    // namespace
+static constexpr double CLOSEST = 1e-6;
 
 PairFoundry::PairFoundry(LAMMPS *lmp) : Pair(lmp) {
   single_enable = 0;
@@ -239,3 +235,5 @@ double PairFoundry::memory_usage() {
   bytes += (vectors.capacity() + gradients.capacity() + energies.capacity()) * sizeof(double);
   return bytes;
 }
+
+}    // namespace LAMMPS_NS

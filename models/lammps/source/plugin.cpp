@@ -1,11 +1,17 @@
-// What LAMMPS's `plugin load` looks for in a shared object. LAMMPS installs no header of it, so that the
-// declarations of its binary interface (unchanged since 2021) are here.
+// The whole plugin: pair style, the model's kernel, and what LAMMPS's `plugin load` looks for in a shared object.
+// LAMMPS installs no header of the latter, so that the declarations of its binary interface (unchanged since 2021)
+// are here.
 #include "lammps.h"
-#include "pair_foundry.h"
+#include "pair_foundry.cpp"
+//
+#include "exported.cpp"
 
 #ifndef FOUNDRY_LAMMPS_VERSION
 #define FOUNDRY_LAMMPS_VERSION nullptr
 #endif
+
+// Of LAMMPS's C interface; a LAMMPS linked without it has no address here.
+extern "C" __attribute__((weak)) int lammps_extract_setting(void *lmp, const char *name);
 
 namespace {
 
@@ -25,6 +31,10 @@ void *create_pair(void *lmp) {
 extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *enlist) {
   Registration pair{FOUNDRY_LAMMPS_VERSION, "pair",      "foundry", "Allegro models of Atomfoundry, pair_style foundry",
                     "Atomfoundry",          create_pair, handle};
+  if (lammps_extract_setting && lammps_extract_setting(lmp, "tagint") != sizeof(LAMMPS_NS::tagint))
+    static_cast<LAMMPS_NS::LAMMPS *>(lmp)->error->all(
+        FLERR, "The plugin was compiled for atom ids of another size (LAMMPS_SMALLBIG, LAMMPS_BIGBIG). "
+               "Export the model for the headers of this LAMMPS");
   if (!pair.version) pair.version = static_cast<LAMMPS_NS::LAMMPS *>(lmp)->version;
   reinterpret_cast<void (*)(Registration *, void *)>(enlist)(&pair, lmp);
 }

@@ -36,7 +36,7 @@ def quick(monkeypatch, tmp_path):
     """No compiler: the plugin is a file that is there."""
     plugin = tmp_path / "compiled.so"
     plugin.write_bytes(b"code")
-    monkeypatch.setattr(export, "compile_plugin", lambda kernel, lammps, march: plugin)
+    monkeypatch.setattr(export, "compile_plugin", lambda kernel, lammps: plugin)
 
 
 def data(folder: Path) -> Atoms:

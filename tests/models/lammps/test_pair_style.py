@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from ase.build import bulk
 from ase.io.lammpsdata import write_lammps_data
 
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig
-from atomfoundry.models.lammps import export_lammps, find_program
+from atomfoundry.models.lammps import export_lammps, find_lammps, find_program
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lammps_run import needs_lammps, preamble, run_lammps, single_point
+from lammps_run import BAR, needs_lammps, preamble, run_lammps, single_point
 
 pytestmark = needs_lammps
 ELEMENTS = ["Si", "O"]
@@ -63,7 +64,7 @@ def crystal() -> Atoms:
     atoms = bulk("Si", cubic=True) * (2, 2, 1)
     atoms.symbols[::3] = "O"
     atoms.rattle(0.2, seed=1)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0, 0, 0], [0.1, 0, 0], [0.05, -0.08, 0]]), scale_atoms=True)
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0, 0], [0.1, 1, 0], [0.05, -0.08, 1]]), scale_atoms=True)
     return atoms
 
 
@@ -193,31 +194,36 @@ run 200
     assert np.ptp(rows[:, 1]) < 2e-3 * kinetic
 
 
-def test_constant_pressure_and_a_relaxed_box(folder):
-    atoms = relaxed_start()
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_relaxed_box_and_constant_pressure(model, folder, ranks):
+    atoms = bulk("SiO", "rocksalt", a=4.4, cubic=True) * (2, 2, 2)
     write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
-    text = preamble(atoms, ELEMENTS, style="foundry head pt")
+    text = preamble(atoms, ELEMENTS, style="foundry head ft")
     text += """
-fix box all box/relax tri 0.0 vmax 0.02
-thermo_style custom step press vol temp
+fix box all box/relax iso 0.0 vmax 0.005
+thermo_style custom step press lx
 thermo_modify format float %.12g
-minimize 0.0 1e-3 80 800
+minimize 0.0 1e-6 200 2000
 unfix box
 reset_timestep 0
-velocity all create 100 5
-fix npt all npt temp 100 100 0.05 aniso 0 0 0.5
-timestep 0.001
-thermo 50
-run 100
+velocity all create 100 5 mom yes rot no dist gaussian
+fix npt all npt temp 100 100 0.05 iso 0 0 0.5
+timestep 0.0005
+thermo_style custom step vol temp econserve
+thermo_modify format float %.12g
+thermo 20
+run 200
 """
-    log = run_lammps(folder, text.replace("read_data test.data", "read_data test.data\nchange_box all triclinic"))
-    before, _, after = log.partition("Setting up Verlet")
-    pressures = np.abs(thermo_rows(before)[[0, -1], 1])
-    assert pressures[1] < 0.2 * pressures[0]
+    before, _, after = run_lammps(folder, text, ranks=ranks).partition("Setting up Verlet")
+    relaxed = thermo_rows(before)
+    assert abs(relaxed[-1, 1]) < 1e-3 * abs(relaxed[0, 1])
+    crystal = bulk("SiO", "rocksalt", a=relaxed[-1, 2] / 2, cubic=True)
+    crystal.calc = FoundryCalculator(model, head="ft")
+    assert np.abs(crystal.get_stress()).max() < 2e-3 * abs(relaxed[0, 1]) * BAR
     rows = thermo_rows(after)
-    assert rows[-1, 0] == 100
-    assert np.isfinite(rows).all()
-    assert np.ptp(rows[:, 2]) > 0
+    assert rows[-1, 0] == 200
+    assert np.ptp(rows[:, 1]) > 1e-4 * rows[0, 1]
+    assert np.ptp(rows[:, 3]) < 0.05 * 1.5 * len(atoms) * 8.617e-5 * 100
 
 
 def test_beside_another_style(model, folder):
@@ -290,6 +296,17 @@ def test_atoms_at_the_same_place(folder):
     write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
     log = run_lammps(folder, preamble(atoms, ELEMENTS) + "run 0\n", check=False)
     assert "Atoms 1 and 2 are at the same place" in log or "Atoms 2 and 1 are at the same place" in log
+
+
+@pytest.mark.slow
+def test_lammps_with_ids_of_another_size(model, tmp_path):
+    """Its structures are laid out otherwise: going on would read nonsense."""
+    export_lammps(model, tmp_path, lammps=replace(find_lammps(), defines=("LAMMPS_BIGBIG",)))
+    atoms = molecule()
+    write_lammps_data(tmp_path / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
+    log = run_lammps(tmp_path, preamble(atoms, ELEMENTS) + "run 0\n", check=False)
+    assert "compiled for atom ids of another size" in log
+    assert "Loop time" not in log
 
 
 def test_example_runs(exported):
