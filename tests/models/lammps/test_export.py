@@ -96,6 +96,22 @@ def test_refusals(model, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@needs_lammps
+def test_model_that_the_kernel_does_not_know(tmp_path):
+    config = AllegroConfig(
+        type_names=["Si"],
+        num_channels=2,
+        l_max=1,
+        n_layers=3,
+        two_body_dims=[4, 4],
+        latent_dims=[4],
+        avg_num_neighbors=12.0,
+    )
+    with pytest.raises(ModelError, match="cannot be exported: it has 3 layers"):
+        export_lammps(Allegro(config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_made_up_crystal():
     atoms = made_up_crystal(["Si", "O", "H"])
     assert len(atoms) == 108

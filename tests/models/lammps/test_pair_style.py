@@ -13,8 +13,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io.lammpsdata import write_lammps_data
+from typer.testing import CliRunner
 
-from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig
+from atomfoundry.cli.main import app
+from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, save_model
 from atomfoundry.models.lammps import export_lammps, find_lammps, find_program
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -170,7 +172,7 @@ def relaxed_start() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_energy_is_conserved(folder, ranks):
     atoms = relaxed_start()
     write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
@@ -194,7 +196,7 @@ run 200
     assert np.ptp(rows[:, 1]) < 2e-3 * kinetic
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_relaxed_box_and_constant_pressure(model, folder, ranks):
     atoms = bulk("SiO", "rocksalt", a=4.4, cubic=True) * (2, 2, 2)
     write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
@@ -224,6 +226,63 @@ run 200
     assert rows[-1, 0] == 200
     assert np.ptp(rows[:, 1]) > 1e-4 * rows[0, 1]
     assert np.ptp(rows[:, 3]) < 0.05 * 1.5 * len(atoms) * 8.617e-5 * 100
+
+
+def test_heat_flux(model, folder):
+    """J = sum over edges of (r_j - r_i) (force on j from i's energy) . v_j, as LAMMPS's own compute has it."""
+    from atomfoundry.models import build_graph
+
+    atoms = crystal()
+    velocities = np.random.default_rng(0).normal(size=(len(atoms), 3))
+    write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
+    text = preamble(atoms, ELEMENTS, style="foundry head pt")
+    text += "".join(f"set atom {n + 1} vx {v[0]} vy {v[1]} vz {v[2]}\n" for n, v in enumerate(velocities))
+    text += """
+compute ke all ke/atom
+compute pe all pe/atom
+compute stress all centroid/stress/atom NULL virial
+compute flux all heat/flux ke pe stress
+thermo_style custom step c_flux[*]
+thermo_modify format float %.15g
+run 0
+"""
+    row = thermo_rows(run_lammps(folder, text, ranks=2))[0, 1:]
+    graph = build_graph(atoms, cutoff=model.config.cutoff, type_names=model.config.type_names)
+    output = model(graph)
+    power = -(output["edge_gradients"].numpy() * velocities[graph.edge_index[1].numpy()]).sum(axis=1)
+    expected = (output["edge_vectors"].numpy() * power[:, None]).sum(axis=0)
+    assert np.abs(expected).min() > 0.1
+    assert row[:3] - row[3:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_styles_come_and_go(folder):
+    """A second style, a second model, no style, no plugin: nothing is left behind, nothing is freed twice."""
+    atoms = molecule()
+    write_lammps_data(folder / "test.data", atoms, specorder=ELEMENTS, masses=True, units="metal")
+    text = preamble(atoms, ELEMENTS, style="foundry head pt")
+    text += """
+thermo_modify format float %.15g
+run 0
+pair_coeff * * model.foundry Si O
+run 0
+pair_style foundry head ft
+pair_coeff * * model.foundry Si O
+run 0
+pair_style zero 4.0
+pair_coeff * *
+plugin unload pair foundry
+run 0
+plugin load ./foundry.so
+pair_style foundry head pt
+pair_coeff * * model.foundry Si O
+run 0
+"""
+    rows = thermo_rows(run_lammps(folder, text))
+    energies = rows[:, 2]
+    assert len(energies) == 5
+    assert energies[0] == energies[1] == energies[4]
+    assert energies[2] != energies[0]
+    assert energies[3] == 0.0
 
 
 def test_beside_another_style(model, folder):
@@ -309,10 +368,23 @@ def test_lammps_with_ids_of_another_size(model, tmp_path):
     assert "Loop time" not in log
 
 
-def test_example_runs(exported):
+def run_example(folder: Path) -> None:
     program = find_program()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(program.libraries or "")}
     command = program.command("-in", "in.example", "-var", "steps", "20", "-log", "none")
-    done = subprocess.run(command, cwd=exported, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (exported / "last.data").is_file()
+    assert (folder / "last.data").is_file()
+
+
+def test_example_runs(exported):
+    run_example(exported)
+
+
+def test_command_exports_a_molecule_that_moves(model, tmp_path):
+    save_model(model, tmp_path / "model", metadata={})
+    molecule().write(tmp_path / "molecule.xyz")
+    words = ["export", tmp_path / "model", "--to", "lammps", "--out", tmp_path / "out", "--head", "pt"]
+    done = CliRunner().invoke(app, [*map(str, words), "--structure", str(tmp_path / "molecule.xyz")])
+    assert done.exit_code == 0, done.output
+    run_example(tmp_path / "out")
