@@ -103,7 +103,7 @@ def find_lammps(path: str | Path | None = None, *, mpi_include: str | Path | Non
     mpi_include = settings().lammps_mpi_include if mpi_include is None else mpi_include
     if path is None and packaged is None:
         raise EngineUnavailableError("No LAMMPS was found to compile a plugin for.", remedy=INSTALL)
-    root = packaged if path is None else Path(path).expanduser()
+    root = packaged if path is None else Path(path).expanduser().resolve()
     assert root is not None
     include = next((each for each in _include_folders(root) if (each / HEADER).is_file()), None)
     if include is None:
@@ -150,8 +150,10 @@ def _include_folders(root: Path) -> Iterator[Path]:
 
 def _described(include: Path) -> tuple[str | None, tuple[str, ...]]:
     """Read the version and the definitions from the ``liblammps.pc`` of an installation."""
-    folders = (include.parents[1] / "pkgconfig", include.parents[1] / "lib" / "pkgconfig")
-    file = next((each / "liblammps.pc" for each in folders if (each / "liblammps.pc").is_file()), None)
+    prefix = include.parent.parent
+    files = (prefix / folder / "pkgconfig" / "liblammps.pc" for folder in ("", "lib", "lib64"))
+    # The source has no such file; one beside it is another LAMMPS's.
+    file = next((each for each in files if each.is_file()), None) if include.parent.name == "include" else None
     if file is None:
         return None, ("LAMMPS_SMALLBIG",)
     fields = dict(re.findall(r"^(\w+): *(.*)$", file.read_text(), flags=re.MULTILINE))
@@ -165,7 +167,7 @@ def _described(include: Path) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _named_mpi(folder: str | Path) -> list[Path]:
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().resolve()
     if not (folder / "mpi.h").is_file():
         raise EngineUnavailableError(f"{folder} has no mpi.h.", remedy="Name the folder that has it.")
     return [folder]

@@ -51,7 +51,7 @@ def compile_plugin(kernel: Mapping[str, str], lammps: LammpsInstallation) -> Pat
     except ModelError as error:
         raise ModelError(
             f"No plugin for the LAMMPS in {lammps.include}: {error.message}",
-            remedy=f"{error.remedy} LAMMPS must be of 2022 or newer.",
+            remedy=f"{error.remedy} LAMMPS must be of 23 Jun 2022 or newer.",
         ) from error
 
 

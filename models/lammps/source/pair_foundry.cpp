@@ -78,8 +78,7 @@ void PairFoundry::coeff(int narg, char **arg) {
   int opened = model != nullptr, all_opened = 0;
   MPI_Allreduce(&opened, &all_opened, 1, MPI_INT, MPI_MIN, world);
   if (!all_opened)
-    error->all(FLERR, "Model file '" + model_file + "' cannot be used: " +
-                          (opened ? "another rank cannot read it" : message) +
+    error->all(FLERR, (opened ? "Model file '" + model_file + "' cannot be read by another rank" : std::string(message)) +
                           ". Give the file that was exported together with this plugin, by a path that every rank sees");
   head = foundry_head(model, head_name.c_str());
   if (head < 0)

@@ -7,7 +7,12 @@
 #include "exported.cpp"
 
 #ifndef FOUNDRY_LAMMPS_VERSION
+#if __has_include("version.h")    // in LAMMPS's source, not in an installation
+#include "version.h"
+#define FOUNDRY_LAMMPS_VERSION LAMMPS_VERSION
+#else
 #define FOUNDRY_LAMMPS_VERSION nullptr
+#endif
 #endif
 
 // Of LAMMPS's C interface; a LAMMPS linked without it has no address here.

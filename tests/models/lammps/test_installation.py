@@ -29,6 +29,14 @@ def test_prefix(prefix):
     assert find_lammps(found.include, mpi_include=prefix / "mpi") == found
 
 
+def test_relative_paths_are_made_whole(prefix, monkeypatch):
+    """The compiler runs in another folder."""
+    monkeypatch.chdir(prefix / "include")
+    found = find_lammps("lammps", mpi_include="../mpi")
+    assert found.include == prefix / "include" / "lammps"
+    assert found.mpi_include == (prefix / "mpi",)
+
+
 def test_wrapper_of_the_mpi_in_path(prefix, monkeypatch):
     wrapper = prefix / "mpicxx"
     wrapper.write_text(f'#!/bin/sh\n[ "$1" = -show ] && echo "g++ -I{prefix}/mpi -I/nowhere -lmpi" || exit 1\n')
@@ -44,6 +52,8 @@ def test_source_of_a_serial_lammps(tmp_path, monkeypatch):
     with pytest.raises(EngineUnavailableError, match=r"no mpi\.h for the LAMMPS in"):
         find_lammps(tmp_path)
     (tmp_path / "src" / "STUBS" / "mpi.h").touch()
+    (tmp_path / "lib" / "pkgconfig").mkdir(parents=True)
+    (tmp_path / "lib" / "pkgconfig" / "liblammps.pc").write_text("Version: 2020.1.1\nCflags: -DLAMMPS_BIGBIG\n")
     found = find_lammps(tmp_path)
     assert found.mpi_include == (tmp_path / "src" / "STUBS",)
     assert (found.version, found.defines) == (None, ("LAMMPS_SMALLBIG",))

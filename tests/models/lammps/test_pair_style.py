@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from atomfoundry.cli.main import app
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, save_model
+from atomfoundry.models.kernel.exported import write_exported
 from atomfoundry.models.lammps import export_lammps, find_lammps, find_program
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -334,7 +335,11 @@ def test_unreadable_model_file(folder, ranks):
     assert "absent.foundry" in log
     (folder / "broken.foundry").write_bytes((folder / "model.foundry").read_bytes()[:-40])
     log = run_lammps(folder, text.replace("model.foundry", "broken.foundry"), check=False, ranks=ranks)
-    assert "Model file 'broken.foundry' cannot be used" in log
+    assert "Cannot read model 'broken.foundry': it is cut short" in log
+    write_exported(make_model(num_channels=2), folder / "other.foundry")
+    log = run_lammps(folder, text.replace("model.foundry", "other.foundry"), check=False, ranks=ranks)
+    assert "Cannot read model 'other.foundry': it has another shape" in log
+    assert "exported together with this plugin" in log
 
 
 def test_bonded_neighbours_are_not_lost_in_silence(folder):
