@@ -77,9 +77,11 @@ void PairFoundry::coeff(int narg, char **arg) {
   // All ranks stop together, also if only one of them cannot read the file.
   int opened = model != nullptr, all_opened = 0;
   MPI_Allreduce(&opened, &all_opened, 1, MPI_INT, MPI_MIN, world);
-  if (!all_opened)
-    error->all(FLERR, (opened ? "Model file '" + model_file + "' cannot be read by another rank" : std::string(message)) +
-                          ". Give the file that was exported together with this plugin, by a path that every rank sees");
+  if (!all_opened) {
+    const std::string elsewhere = "Model file '" + model_file + "' cannot be read by another rank";
+    error->all(FLERR, (opened ? elsewhere : std::string(message)) +
+                          ". Give the file exported together with this plugin, by a path that every rank sees");
+  }
   head = foundry_head(model, head_name.c_str());
   if (head < 0)
     error->all(FLERR, "Model file '" + model_file + "' has no head '" + head_name +

@@ -339,7 +339,7 @@ def test_unreadable_model_file(folder, ranks):
     write_exported(make_model(num_channels=2), folder / "other.foundry")
     log = run_lammps(folder, text.replace("model.foundry", "other.foundry"), check=False, ranks=ranks)
     assert "Cannot read model 'other.foundry': it has another shape" in log
-    assert "exported together with this plugin" in log
+    assert "Give the file exported together with this plugin" in log
 
 
 def test_bonded_neighbours_are_not_lost_in_silence(folder):
