@@ -2,8 +2,8 @@
 
 The kernel sweeps over a few atoms at a time, so that all numbers of their edges stay in the processor's cache, and
 differentiates by hand: a sweep back gives dE/dr, and the same two sweeps with tangents give what training needs,
-without a second differentiation. g++ compiles it for the model's shape in some seconds, once; without a compiler (or with
-``ATOMFOUNDRY_KERNEL=off``, or on a GPU) PyTorch evaluates the model with the same numbers.
+without a second differentiation. g++ compiles it for the model's shape in some seconds, once; without a compiler
+(or with ``ATOMFOUNDRY_KERNEL=off``, or on a GPU) PyTorch evaluates the model with the same numbers.
 """
 
 from __future__ import annotations

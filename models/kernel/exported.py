@@ -1,6 +1,7 @@
 """One file with everything a program outside Python needs of a model, and the C++ that reads and evaluates it.
 
-The interface is ``foundry_model.h``; ``exported.cpp`` implements it and is compiled together with the program's own part.
+The interface is ``foundry_model.h``; ``exported.cpp`` implements it and is compiled together with the program's own
+part.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ static void evaluate(const Model& model, const Atoms& atoms, const Wanted& wante
     const auto starts = pieces(atoms);
     const int64_t n = int64_t(starts.size()) - 1;
     if (wanted.features) std::fill_n(wanted.features, atoms.n_centres * WIDTH, 0.0);
-    const int64_t stride = 4;
+    const int64_t stride = 2;
     in_threads((n + stride - 1) / stride, n_threads, [&](std::atomic<int64_t>& next) {
-        Memory memory;
+        thread_local Memory memory;
         Sweep<false> sweep(model, atoms, wanted, memory);
         for (int64_t group; (group = next++) * stride < n;)
             for (int64_t p = group * stride; p < std::min(n, (group + 1) * stride); ++p)
@@ -63,7 +63,7 @@ static void differentiate(const Model& model, const Atoms& atoms, const Wanted& 
     const int64_t parts = std::min<int64_t>(PARTS, n);
     std::vector<std::vector<T>> sums(static_cast<size_t>(std::max<int64_t>(parts, 0)));
     in_threads(parts, n_threads, [&](std::atomic<int64_t>& next) {
-        Memory memory;
+        thread_local Memory memory;
         for (int64_t part; (part = next++) < parts;) {
             auto& sum = sums[size_t(part)];
             sum.assign(size_t(model.size), T(0));
