@@ -2,9 +2,10 @@
 
     python perf/lammps.py [--ranks 1 2] [--cells 6] [--steps 20] [--repeat 5] [--model FOLDER]
 
-Each rank has its own CELLS x CELLS x CELLS cubic cells of silicon (8 atoms each) at 300 K, an FM64-like model in float32
-with cutoff 5.2 A unless a model is given. Runs with different numbers of ranks take turns; the best of each counts,
-since whatever else the machine does can only make a run slower. Efficiency = time on the first number of ranks / time.
+Each rank has its own CELLS x CELLS x CELLS cubic cells of silicon (8 atoms each) at 300 K; an FM64-like model in
+float32 with cutoff 5.2 A unless a model is given. Runs with different numbers of ranks take turns; the best of each
+counts, since whatever else the machine does can only make a run slower. Efficiency = time on the first number of
+ranks / time.
 """
 
 from __future__ import annotations
