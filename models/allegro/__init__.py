@@ -1,3 +1,3 @@
-"""The Allegro model, variant A, one small module a block."""
+"""The Allegro model, variants A and B, one small module a block."""
 
 from __future__ import annotations

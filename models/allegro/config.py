@@ -27,18 +27,33 @@ class HeadConfig(BaseModel):
 
 
 class AllegroConfig(BaseModel):
-    """Architecture of an Allegro model, variant A (J. Phys. Chem. Lett. 2025, 16, 6637, Table 1)."""
+    """Architecture of an Allegro model.
+
+    Variant A is that of J. Phys. Chem. Lett. 2025, 16, 6637, Table 1. Variant B is that of the public Allegro since its
+    version 0.4 (https://github.com/mir-group/allegro): layers see the scalars of all layers before, the environment
+    includes the edge itself, path weights belong to channels, the readout has SiLU.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    variant: Literal["A", "B"] = "A"
     type_names: list[str] = Field(min_length=1, description="Elements, in the order of the type index")
     cutoff: float = Field(default=5.2, gt=0, description="A")
     n_layers: int = Field(default=2, ge=1, le=4)
     l_max: int = Field(default=2, ge=0, le=3)
     num_channels: int = Field(default=16, ge=1, description="Channels C of the tensor track")
-    latent_dims: list[int] = Field(default=[64, 64, 64], min_length=1)
-    two_body_dims: list[int] = Field(default=[16, 32, 64], min_length=1)
-    edge_energy_dims: list[int] = Field(default=[64])
+    latent_dims: list[int] = Field(
+        default=[64, 64, 64], min_length=1, description="Widths of each layer's perceptron, the output's last"
+    )
+    two_body_dims: list[int] = Field(
+        default=[16, 32, 64],
+        min_length=1,
+        description="Width of the embedding, then of the layers on it, the latents' last; A applies one more of the "
+        "first width",
+    )
+    edge_energy_dims: list[int] = Field(
+        default=[64], description="Hidden widths of the readout; linear in A, SiLU after each in B"
+    )
     num_basis: int = Field(default=8, ge=1)
     polynomial_p: int = Field(default=6, ge=2)
     avg_num_neighbors: float = Field(gt=1.0, description="Mean directed edges of an atom in the training set")
@@ -48,7 +63,9 @@ class AllegroConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="Of features; geometry and sums are always float64"
     )
-    parity: Literal["o3_full"] = "o3_full"
+    parity: Literal["o3_full", "so3"] = Field(
+        default="o3_full", description="so3: no parity labels, all l1 x l2 -> l3; mirror images may differ"
+    )
     seed: int = Field(default=0, ge=0)
 
     @field_validator("type_names")
@@ -64,8 +81,10 @@ class AllegroConfig(BaseModel):
         if self.latent_dims[-1] != self.two_body_dims[-1]:
             raise ValueError(
                 f"latent_dims must end in the last of two_body_dims ({self.two_body_dims[-1]}), because "
-                f"latents are added; it ends in {self.latent_dims[-1]}"
+                f"all latents have one width; it ends in {self.latent_dims[-1]}"
             )
+        if self.variant == "B" and len(self.two_body_dims) < 2:
+            raise ValueError("two_body_dims of variant B needs two numbers at least: the embedding's and the output's")
         if self.two_body_dims[0] % 2:
             raise ValueError("two_body_dims must begin with an even number: half for each atom of the pair")
         names = [head.name for head in self.heads]
@@ -78,8 +97,18 @@ class AllegroConfig(BaseModel):
 
     @property
     def latent_width(self) -> int:
-        """Width d of the edge latents."""
+        """Width of the scalars that a layer gives an edge."""
         return self.two_body_dims[-1]
+
+    @property
+    def scalar_width(self) -> int:
+        """Width of the edge latents that the readouts see: in B those of all layers side by side."""
+        return self.latent_width * (1 if self.variant == "A" else self.n_layers + 1)
+
+    @property
+    def edge_sum_norm(self) -> float:
+        """Factor on an atom's sum of edge energies: Nbar^(-1/2), in B (2 Nbar)^(-1/2)."""
+        return (self.avg_num_neighbors * (1 if self.variant == "A" else 2)) ** -0.5
 
 
 def allegro_fm64(type_names: list[str], *, avg_num_neighbors: float, **changes: Any) -> AllegroConfig:

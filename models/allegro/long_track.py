@@ -21,7 +21,7 @@ class LongTrack(TensorTrack):
     def scalars(self, state: TrackState, layer: int, latents: Tensor) -> Tensor:
         """Return the scalars (M, C) that layer ``layer`` (0 first) gives to the latents (M, d)."""
         weights, environment = self._edge_weights(layer, latents)
-        harmonics = state.layout.collect(state.harmonics.unflatten(1, (-1, self.n_degrees)))
+        harmonics = self._edge_harmonics(state)
         if weights is not None:
             state.kept["tensor"] = weights.mT @ harmonics  # (M, C, K)
         tensor = state.kept["tensor"]
@@ -39,20 +39,3 @@ class LongTrack(TensorTrack):
         product = product - scaled.flatten(2) @ own.flatten(1, 2)
         state.kept["tensor"] = product
         return product[:, :, 0]
-
-    def _per_component(self, per_degree: Tensor) -> Tensor:
-        """Repeat (l_max + 1,) to (K,)."""
-        repeats = torch.arange(self.n_degrees, device=per_degree.device) * 2 + 1
-        return per_degree.repeat_interleave(repeats)
-
-    @staticmethod
-    def _at_edges(state: TrackState, per_atom: Tensor) -> Tensor:
-        """Repeat (N, ...) for the edges of each atom, (M, ...)."""
-        shape = (state.layout.n_atoms, state.layout.width, *per_atom.shape[1:])
-        return state.layout.collect(per_atom[:, None].expand(shape))
-
-    @staticmethod
-    def _times_field(state: TrackState, tensor: Tensor, operator: Tensor) -> Tensor:
-        """Multiply edge tensors (M, C, K_in) by their centre's operator (N, C, K_in, K_out)."""
-        rectangle = state.layout.spread(tensor).transpose(1, 2)  # (N, C, D, K_in)
-        return state.layout.collect((rectangle @ operator).transpose(1, 2))

@@ -1,21 +1,25 @@
-"""Allegro, variant A: a strictly local equivariant potential (ALGORITHMS section 2)."""
+"""Allegro, variants A and B: a strictly local equivariant potential (ALGORITHMS section 2)."""
 
 from __future__ import annotations
 
 import copy
 from math import sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.dense_latents import DenseLatents
+from atomfoundry.models.allegro.dense_track import DenseTrack, LongDenseTrack
 from atomfoundry.models.allegro.derivatives import geometry_only
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.mlp import Perceptron
 from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
 from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.allegro.short_track import ShortTrack
+from atomfoundry.models.allegro.track import TensorTrack
 from atomfoundry.models.graph import GraphBatch
 from atomfoundry.models.kernel import Edges, Kernel, differentiable, evaluate, find_kernel
 from atomfoundry.models.zbl import ZBL
@@ -37,18 +41,33 @@ class Allegro(nn.Module):
         self.config = config.model_copy(deep=True)
         self.dtype = DTYPES[config.dtype]
         generator = torch.Generator().manual_seed(config.seed)
-        width, channels = config.latent_width, config.num_channels
         self.embedding = RadialChemicalEmbedding(config, generator=generator, dtype=self.dtype)
+        self.track: TensorTrack | DenseTrack
+        self.latents: nn.ModuleList | DenseLatents
+        if config.variant == "A":
+            self._add_residual_layers(config, generator)
+        else:
+            self._add_dense_layers(config, generator)
+        self.readouts = Readouts(config, generator=generator, dtype=self.dtype)
+        self.zbl = ZBL(config.type_names, cutoff=config.cutoff) if config.zbl else None
+
+    def _add_residual_layers(self, config: AllegroConfig, generator: torch.Generator) -> None:
+        """Variant A."""
         dims = [config.two_body_dims[0], *config.two_body_dims]
         self.two_body = Perceptron(dims, generator=generator, dtype=self.dtype)
         track = ShortTrack if config.n_layers <= 2 else LongTrack
         self.track = track(config, generator=generator, dtype=self.dtype)
+        dims = [config.latent_width + config.num_channels, *config.latent_dims]
         self.latents = nn.ModuleList(
-            Perceptron([width + channels, *config.latent_dims], generator=generator, dtype=self.dtype)
-            for _ in range(config.n_layers)
+            Perceptron(dims, generator=generator, dtype=self.dtype) for _ in range(config.n_layers)
         )
-        self.readouts = Readouts(config, generator=generator, dtype=self.dtype)
-        self.zbl = ZBL(config.type_names, cutoff=config.cutoff) if config.zbl else None
+
+    def _add_dense_layers(self, config: AllegroConfig, generator: torch.Generator) -> None:
+        """Variant B (ALGORITHMS 2.9)."""
+        self.two_body = Perceptron(config.two_body_dims, generator=generator, dtype=self.dtype)
+        track = DenseTrack if config.n_layers <= 2 else LongDenseTrack
+        self.track = track(config, generator=generator, dtype=self.dtype)
+        self.latents = DenseLatents(config, generator=generator, dtype=self.dtype)
 
     # Heads --------------------------------------------------------------------------------------------------
 
@@ -124,7 +143,8 @@ class Allegro(nn.Module):
             float64; with a model that has it, ``zbl_energy`` (N,). If differentiated: ``edge_gradients``
             G_e = dE/dr_e (M, 3), ``forces`` (N, 3) eV/A, ``stress`` (B, 3, 3) eV/A^3, NaN where the structure is
             not periodic in three directions. Without ``create_graph``: ``features`` (B, d) and
-            ``atomic_features`` (N, d) float64. If not differentiated: ``edge_latents`` (M, d).
+            ``atomic_features`` (N, d) float64. If not differentiated: ``edge_latents``
+            (M, scalar_width), which all heads share.
 
             On a CPU this is the compiled kernel (:mod:`atomfoundry.models.kernel`). ``forward_edges`` has all of
             these whatever is asked for, as tensors that can be differentiated by the edge vectors too.
@@ -205,8 +225,8 @@ class Allegro(nn.Module):
         return out
 
     def edge_scales(self, batch: GraphBatch, node_head: Tensor) -> Tensor:
-        """Return s_{h, Z_i} Nbar^(-1/2) of each atom, (N,) float64, eV, for heads (N,)."""
-        return self.readouts.scales[node_head, batch.types] / sqrt(self.config.avg_num_neighbors)
+        """Return what multiplies the edge energies of each atom, s_{h, Z_i} Nbar^(-1/2), (N,) float64, eV."""
+        return self.readouts.scales[node_head, batch.types] * self.config.edge_sum_norm
 
     def forward_positions(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False
@@ -238,12 +258,12 @@ class Allegro(nn.Module):
         latents = self._edge_latents(batch, vectors, centre_types, neighbour_types)
         node_head = batch.head[batch.batch]
         single = len(self.config.heads) == 1
-        unscaled = self.readouts(latents, None if single else node_head[centre])
+        features, unscaled = self.readouts(latents, None if single else node_head[centre])
         scale = self.edge_scales(batch, node_head)
         edge_energy = unscaled.double() * scale[centre]
         isolated = self.readouts.isolated_energies[node_head, batch.types]
         atomic_energy = isolated + batch.layout.sum_over_edges(edge_energy)
-        atomic_features = batch.layout.sum_over_edges(latents.double()) * scale[:, None]
+        atomic_features = batch.layout.sum_over_edges(features.double()) * scale[:, None]
         out = {
             "edge_energy": edge_energy,
             "edge_latents": latents,
@@ -262,15 +282,17 @@ class Allegro(nn.Module):
     def _edge_latents(
         self, batch: GraphBatch, vectors: Tensor, centre_types: Tensor, neighbour_types: Tensor
     ) -> Tensor:
-        """Return x^{n_layers}, (M, d)."""
+        """Return x^{n_layers}, in variant B the latents of all layers, (M, scalar_width)."""
         vectors = vectors.to(self.dtype)
         r = vectors.norm(dim=1, keepdim=True)
         state = self.track.begin(vectors / r, batch.layout)
         latents = self.two_body(self.embedding(r, centre_types, neighbour_types))
+        if isinstance(self.latents, DenseLatents):
+            return self.latents(self.track, state, latents)
         for layer, perceptron in enumerate(self.latents):
             # Equal weights of all latents so far: theta = 0 in (2.13), the two-body latent counting as one.
             old, new = sqrt((layer + 1) / (layer + 2)), sqrt(1 / (layer + 2))
-            scalars = self.track.scalars(state, layer, latents)
+            scalars = cast(TensorTrack, self.track).scalars(state, layer, latents)
             latents = perceptron(latents, scalars, residual=old * latents, gain=new)
         return latents
 

@@ -55,6 +55,10 @@ class RadialChemicalEmbedding(nn.Module):
         self.centre = unit_variance(n_types, width // 2, generator=generator, dtype=dtype)
         self.neighbour = unit_variance(n_types, width // 2, generator=generator, dtype=dtype)
         self.mixing = unit_variance(config.num_basis, width, generator=generator, dtype=dtype)
+        if self.transform == "agnesi":
+            # So that a new model's edges begin as large as without the transform: in ethanol rms 0.3, not 150.
+            with torch.no_grad():
+                self.mixing /= 2 * sqrt(2) * pi
         radii = torch.tensor(covalent_radii_of(config.type_names), dtype=dtype)
         self.register_buffer("radii", radii, persistent=False)
 

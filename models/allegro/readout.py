@@ -1,4 +1,4 @@
-"""Readout heads: a linear edge energy, a scale and isolated-atom energies for each level of theory."""
+"""Readout heads: an edge energy, a scale and isolated-atom energies for each level of theory."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
-from atomfoundry.models.allegro.mlp import unit_variance
+from atomfoundry.models.allegro.derivatives import silu
+from atomfoundry.models.allegro.mlp import SILU_GAIN, unit_variance
 
 
 class Readouts(nn.Module):
-    """All heads (ALGORITHMS 2.14, 2.15); a head's perceptron is linear, so it is one vector w_h."""
+    """All heads (ALGORITHMS 2.14, 2.15).
+
+    The energy of an edge is w_h . features. In variant A a head's perceptron is linear: w_h is the product of its
+    matrices and the features are the latents. In variant B it has SiLU between its matrices: w_h is the last of
+    them and the features, the hidden activations before it, are the head's own.
+    """
 
     isolated_energies: Tensor
     scales: Tensor
 
     def __init__(self, config: AllegroConfig, *, generator: torch.Generator, dtype: torch.dtype) -> None:
         super().__init__()
+        self.nonlinear = config.variant == "B"
         self.heads = nn.ModuleList()
         self.register_buffer("isolated_energies", torch.zeros(0, len(config.type_names), dtype=torch.float64))
         self.register_buffer("scales", torch.zeros(0, len(config.type_names), dtype=torch.float64))
-        dims = [config.latent_width, *config.edge_energy_dims, 1]
+        dims = [config.scalar_width, *config.edge_energy_dims, 1]
         for head in config.heads:
             weights = nn.ParameterList(
                 unit_variance(fan_in, fan_out, generator=generator, dtype=dtype) for fan_in, fan_out in pairwise(dims)
@@ -43,22 +50,40 @@ class Readouts(nn.Module):
 
     def vector(self, head: int) -> Tensor:
         """Return w_h, (d,), in feature precision."""
-        product: Tensor | None = None
-        for weight in cast(nn.ParameterList, self.heads[head]):
-            scaled = weight / sqrt(weight.shape[0])
-            product = scaled if product is None else product @ scaled
-        assert product is not None
+        weights = list(cast(nn.ParameterList, self.heads[head]))
+        if self.nonlinear:
+            gain = SILU_GAIN if len(weights) > 1 else 1.0
+            return weights[-1][:, 0] * (gain / sqrt(weights[-1].shape[0]))
+        product = weights[0] / sqrt(weights[0].shape[0])
+        for weight in weights[1:]:
+            product = product @ (weight / sqrt(weight.shape[0]))
         return product[:, 0]
 
-    def forward(self, latents: Tensor, edge_head: Tensor | None) -> Tensor:
-        """Return unscaled edge energies (M,) of latents (M, d).
+    def forward(self, latents: Tensor, edge_head: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return features (M, d) and unscaled edge energies (M,) of latents (M, width).
 
         Parameters
         ----------
+        latents
+            What all heads share.
         edge_head
             (M,) head of each edge; None for a model of one head.
         """
         if edge_head is None:
-            return latents @ self.vector(0)
+            features = self._hidden(latents, 0)
+            return features, features @ self.vector(0)
+        features = latents
+        if self.nonlinear:
+            of_heads = torch.stack([self._hidden(latents, head) for head in range(len(self.heads))], dim=1)
+            places = edge_head[:, None, None].expand(-1, 1, of_heads.shape[2])
+            features = of_heads.gather(1, places)[:, 0]
         vectors = torch.stack([self.vector(head) for head in range(len(self.heads))], dim=1)
-        return (latents @ vectors).gather(1, edge_head[:, None])[:, 0]
+        return features, (features @ vectors).gather(1, edge_head[:, None])[:, 0]
+
+    def _hidden(self, latents: Tensor, head: int) -> Tensor:
+        """Return what the last linear map of a head is applied to, (M, d)."""
+        if not self.nonlinear:
+            return latents
+        for index, weight in enumerate(list(cast(nn.ParameterList, self.heads[head]))[:-1]):
+            latents = silu(latents @ (weight * ((SILU_GAIN if index else 1.0) / sqrt(weight.shape[0]))))
+        return latents

@@ -134,6 +134,8 @@ def kernel_weights(model: Allegro) -> Tensor:
 
 def unsupported(config: AllegroConfig) -> str | None:
     """Return why the kernel cannot stand for such a model; None if it can."""
+    if config.variant != "A":
+        return f"it is of variant {config.variant} (the kernel knows A)"
     if config.n_layers > 2:
         return f"it has {config.n_layers} layers (the kernel knows one and two)"
     return None

@@ -77,6 +77,7 @@ def everything(model: Allegro, batch) -> dict[str, torch.Tensor]:
         {"l_max": 3, "num_channels": 5, "two_body_dims": [6, 20], "latent_dims": [33, 20], "edge_energy_dims": []},
         {"radial_transform": "agnesi"},
         {"zbl": True},
+        {"parity": "so3"},
         {"dtype": "float32"},
         {"heads": [HeadConfig(name="pt", scale=2.0), HeadConfig(name="ft", scale={"Si": 1.0, "C": 3.0})]},
     ],

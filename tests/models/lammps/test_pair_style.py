@@ -141,6 +141,10 @@ def test_single_precision(tmp_path):
     check(tmp_path, crystal(), model, "ft", ranks=2, tolerance=1e-5)
 
 
+def test_ranks_without_atoms(model, folder):
+    check(folder, molecule(), model, "pt", ranks=4)
+
+
 def test_default_head_is_the_exported_one(model, folder):
     found = single_point(folder, molecule(), ELEMENTS)
     assert found.energy == pytest.approx(FoundryCalculator(model).get_potential_energy(molecule()), abs=1e-9)

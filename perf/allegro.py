@@ -1,0 +1,305 @@
+"""Our Allegro beside nequip-allegro and MACE, in one run on one machine; JSON out.
+
+    python perf/allegro.py --folder DIR [--only PATTERN ...] [--output FILE] [--resume] [--ours-eager]
+    python perf/allegro.py --profile
+
+All do the same work: rattled silicon, cutoff 5.2 A, 28 directed edges an atom, float32. A training step evaluates
+energies, forces and stresses of 64 atoms (two frames of 32, neighbour lists made before) and differentiates a loss of
+all three; the optimiser is left out. Inference is a step of molecular dynamics through the ASE calculator: neighbour
+list, energy, forces and stress. Ours is Allegro-FM64's architecture, whatever the installed package does by default;
+``--ours-eager`` measures it also with the environment variable ``ATOMFOUNDRY_KERNEL=off``.
+
+Peers live in environments of their own in ``--folder``, made by pip at the first run and kept. Each measurement is a
+process of its own; what fails is in the result with its reason. ``--only`` takes patterns of SUBJECT or
+SUBJECT:MEASUREMENT, e.g. ``'ours*' 'mace*:train*'`` (``--list`` shows them). The output is rewritten after each
+measurement; ``--resume`` keeps what it already holds.
+
+Ratios are peer over ours. ``cpu`` compares CPU seconds a call, which other programs on the machine disturb least;
+``wall`` compares medians of the wall clock. ``first_call_s`` is that of a fresh process, compilation included, where
+``compile_cache`` is "empty"; AOTInductor's compilation is ``settings.compile_cpu_s``. Memory is the growth of
+the resident set during one call, after a call on a small structure. Before the larger structures time and memory are
+estimated from the smaller ones: what would exceed ``--limit`` or ``--max-memory`` is left out, and the result says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from peers.install import ENVIRONMENTS, Unavailable, interpreter, versions
+from peers.tables import Results, first_calls, linearity, ratios, two_threads
+
+DRIVERS = Path(__file__).parent / "peers"
+SWITCH = "ATOMFOUNDRY_KERNEL"
+NEIGHBOURS = 28
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in one mode: which driver runs it, what that is told, and which kinds of work it has."""
+
+    driver: str
+    environment: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ("train", "infer")
+
+
+def nequip(mode: str, *, coupled: bool, kinds: tuple[str, ...]) -> Subject:
+    return Subject("run_nequip.py", "nequip", {"mode": mode, "coupled": coupled}, kinds)
+
+
+SUBJECTS = {
+    "ours": Subject("run_ours.py"),
+    "ours-eager": Subject("run_ours.py"),
+    "nequip-eager": nequip("eager", coupled=True, kinds=("train", "infer")),
+    "nequip-compiled": nequip("compiled", coupled=True, kinds=("train",)),
+    "nequip-aoti": nequip("aoti", coupled=True, kinds=("infer",)),
+    "nequip-uncoupled-eager": nequip("eager", coupled=False, kinds=("train", "infer")),
+    "nequip-uncoupled-compiled": nequip("compiled", coupled=False, kinds=("train",)),
+    "nequip-uncoupled-aoti": nequip("aoti", coupled=False, kinds=("infer",)),
+    "mace-16x0e-16x1o": Subject("run_mace.py", "mace", {"hidden": "16x0e+16x1o", "max_ell": 2}),
+    "mace-64x0e": Subject("run_mace.py", "mace", {"hidden": "64x0e", "max_ell": 2}),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One piece of work."""
+
+    kind: str
+    atoms: int
+    frames: int = 1
+    threads: int = 1
+    memory: bool = False
+
+
+MEASUREMENTS = {
+    "train-64": Measurement("train", 64, frames=2),
+    "infer-512": Measurement("infer", 512),
+    "train-64-threads-2": Measurement("train", 64, frames=2, threads=2),
+    "infer-512-threads-2": Measurement("infer", 512, threads=2),
+    "train-64-one-frame": Measurement("train", 64),
+    "train-16-eight-frames": Measurement("train", 16, frames=8),
+    "memory-train-1024": Measurement("train", 1024, frames=2, memory=True),
+    "memory-infer-1000": Measurement("infer", 1000, memory=True),
+    "infer-64": Measurement("infer", 64),
+    "infer-216": Measurement("infer", 216),
+    "infer-1000": Measurement("infer", 1000),
+    "infer-4096": Measurement("infer", 4096),
+    "infer-10000": Measurement("infer", 10000),
+}
+
+
+def chosen(patterns: list[str], *, ours_eager: bool) -> list[tuple[str, str]]:
+    """Return (measurement, subject) pairs, all subjects of a measurement one after the other.
+
+    Raises
+    ------
+    SystemExit
+        If a pattern fits nothing.
+    """
+    pairs = [
+        (measurement, subject)
+        for measurement, work in MEASUREMENTS.items()
+        for subject, entry in SUBJECTS.items()
+        if work.kind in entry.kinds and (ours_eager or subject != "ours-eager")
+    ]
+    if not patterns:
+        return pairs
+
+    def fits(pair: tuple[str, str], pattern: str) -> bool:
+        subject, _, measurement = pattern.partition(":")
+        return fnmatchcase(pair[1], subject) and fnmatchcase(pair[0], measurement or "*")
+
+    for pattern in patterns:
+        if not any(fits(pair, pattern) for pair in pairs):
+            raise SystemExit(f"--only {pattern}: there is no such measurement; --list shows them.")
+    return [pair for pair in pairs if any(fits(pair, pattern) for pattern in patterns)]
+
+
+def python_of(subject: str, options: argparse.Namespace) -> Path:
+    """Return the interpreter of a subject.
+
+    Raises
+    ------
+    Unavailable
+        If it cannot be had.
+    """
+    entry = SUBJECTS[subject]
+    if entry.environment is not None:
+        return interpreter(entry.environment, options.folder, torch_index=options.torch_index)
+    if subject == "ours-eager":
+        import atomfoundry.models
+
+        package = Path(atomfoundry.models.__file__).parent
+        if not any(SWITCH in file.read_text(encoding="utf-8") for file in package.rglob("*.py")):
+            raise Unavailable(f"the installed package has no switch {SWITCH}: 'ours' is all there is")
+    return Path(sys.executable)
+
+
+def estimate(name: str, subject: str, results: Results, options: argparse.Namespace) -> str | None:
+    """Return why a measurement would take too much, judged by the subject's largest inference; None if it fits."""
+    work = MEASUREMENTS[name]
+    smaller = [
+        entry[subject]
+        for entry in results.values()
+        if "median_s" in entry.get(subject, {}) and entry[subject]["kind"] == "infer"
+    ]
+    if work.kind != "infer" or work.atoms <= 1000 or not smaller:
+        return None
+    largest = max(smaller, key=lambda figures: figures["atoms"])
+    factor = work.atoms / largest["atoms"]
+    seconds = 6 * factor * largest["median_s"]
+    gigabytes = factor * largest["growth_bytes"] / 1e9
+    if seconds > options.limit or gigabytes > options.max_memory:
+        return f"by the figures at {largest['atoms']} atoms it would take {seconds:.0f} s and {gigabytes:.1f} GB"
+    return None
+
+
+def measure(name: str, subject: str, python: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one measurement in a process of its own and return its figures.
+
+    Raises
+    ------
+    Unavailable
+        If it fails or takes longer than ``--limit``.
+    """
+    work, entry = MEASUREMENTS[name], SUBJECTS[subject]
+    cache = options.folder / "compiled" / f"{subject}-{options.dtype}-{work.threads}"
+    compile_cache = "kept" if cache.exists() and any(cache.iterdir()) else "empty"
+    cache.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(work.threads),
+        "MKL_NUM_THREADS": str(work.threads),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    if subject == "ours-eager":
+        environment[SWITCH] = "off"
+    with tempfile.TemporaryDirectory() as place:
+        result = Path(place) / "result.json"
+        what = vars(work) | entry.options
+        what |= {"seconds": options.seconds, "repeat": options.repeat, "dtype": options.dtype}
+        what |= {"folder": str(cache.parent), "result": str(result)}
+        load = os.getloadavg()[0]
+        try:
+            done = subprocess.run(
+                [str(python), str(DRIVERS / entry.driver), json.dumps(what)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=options.limit,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"took longer than {options.limit:.0f} s") from error
+        if done.returncode or not result.exists():
+            raise Unavailable(f"exited with {done.returncode}: {' | '.join(done.stderr.strip().splitlines()[-3:])}")
+        figures = json.loads(result.read_text())
+    figures |= {"kind": work.kind, "threads": work.threads, "load_before": round(load, 2)}
+    figures |= {"compile_cache": compile_cache}
+    if "median_s" in figures:
+        if work.kind == "train":
+            figures["ms_per_step"] = round(1e3 * figures["median_s"], 2)
+            figures["cpu_ms_per_step"] = round(1e3 * figures["cpu_s"], 2)
+        else:
+            figures["us_per_atom"] = round(1e6 * figures["median_s"] / work.atoms, 1)
+            figures["cpu_us_per_atom"] = round(1e6 * figures["cpu_s"] / work.atoms, 1)
+    return figures
+
+
+def write(path: Path, results: Results, options: argparse.Namespace) -> None:
+    """Write everything known so far, atomically."""
+    report = {
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "case": {"dtype": options.dtype, "cutoff": 5.2, "edges_per_atom": NEIGHBOURS, "repeat": options.repeat},
+        "versions": {
+            name: versions(name, options.folder)
+            for name in ENVIRONMENTS
+            if (options.folder / name / "installed.json").exists()
+        },
+        "results": results,
+        "ratios_peer_over_ours": ratios(results),
+        "linearity": linearity(results),
+        "two_threads_over_one": two_threads(results),
+        "first_call": first_calls(results),
+    }
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Print where our training step spends its time, by operator."""
+    command = [sys.executable, str(DRIVERS / "run_ours.py"), json.dumps({"profile": 10, "dtype": options.dtype})]
+    raise SystemExit(subprocess.run(command).returncode)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="environments and compiled models; kept between runs")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SUBJECT[:MEASUREMENT]")
+    parser.add_argument("--output", type=Path, default=Path("allegro.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the figures that the output already holds")
+    parser.add_argument("--ours-eager", action="store_true", help=f"ours also with {SWITCH}=off")
+    parser.add_argument("--list", action="store_true", help="show subjects and measurements")
+    parser.add_argument("--profile", action="store_true", help="operators of our training step instead")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--repeat", type=int, default=20, help="timed calls at most")
+    parser.add_argument("--seconds", type=float, default=10, help="of timed calls, at least three calls")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for one measurement, compilation included")
+    parser.add_argument("--max-memory", type=float, default=8, help="GB that a large structure may take")
+    parser.add_argument("--torch-index", help="package index of torch for the peers")
+    options = parser.parse_args()
+    if options.profile:
+        profile(options)
+    pairs = chosen(options.only, ours_eager=options.ours_eager)
+    if options.list:
+        print("\n".join(f"{subject}:{measurement}" for measurement, subject in pairs))
+        return
+    if options.folder is None:
+        parser.error("--folder is needed: peers' environments take some 3 GB there")
+    options.folder = options.folder.resolve()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results: Results = {}
+    if options.resume and options.output.exists():
+        results = json.loads(options.output.read_text())["results"]
+    pythons: dict[str, Path | Unavailable] = {}
+    for name, subject in pairs:
+        if "edges" in results.get(name, {}).get(subject, {}):
+            continue
+        entries = results.setdefault(name, {})
+        key = SUBJECTS[subject].environment or subject
+        if key not in pythons:
+            try:
+                pythons[key] = python_of(subject, options)
+            except Unavailable as error:
+                pythons[key] = error
+        python = pythons[key]
+        if isinstance(python, Unavailable):
+            entries[subject] = {"failed": str(python)}
+        elif too_much := estimate(name, subject, results, options):
+            entries[subject] = {"left_out": too_much}
+        else:
+            try:
+                entries[subject] = measure(name, subject, python, options)
+            except Unavailable as error:
+                entries[subject] = {"failed": str(error)}
+        told = ("failed", "left_out", "ms_per_step", "cpu_ms_per_step", "us_per_atom", "cpu_us_per_atom")
+        short = {key: entries[subject][key] for key in (*told, "bytes_per_edge") if key in entries[subject]}
+        print(f"{subject}:{name} {short}", file=sys.stderr, flush=True)
+        write(options.output, results, options)
+    print(json.dumps(json.loads(options.output.read_text())["ratios_peer_over_ours"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

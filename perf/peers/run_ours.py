@@ -1,0 +1,61 @@
+"""Our Allegro under the clock; run by ``perf/allegro.py`` with the interpreter that has atomfoundry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from case import CUTOFF, NEIGHBOURS, loss, main, silicon
+
+from atomfoundry.models import Allegro, FoundryCalculator, GraphBatch, allegro_fm64, build_graph, collate
+
+TYPES = ["Si"]
+
+
+class Ours:
+    """Allegro-FM64's architecture for one element."""
+
+    def __init__(self, what: dict[str, Any]) -> None:
+        config = allegro_fm64(TYPES, avg_num_neighbors=NEIGHBOURS, cutoff=CUTOFF, dtype=what["dtype"])
+        self.model = Allegro(config)
+        self.parameters = self.model.num_parameters
+        self.settings = config.model_dump(mode="json", exclude={"heads", "seed"})
+
+    def batch(self, frames: list[Atoms]) -> GraphBatch:
+        return collate([build_graph(frame, cutoff=CUTOFF, type_names=TYPES) for frame in frames])
+
+    def edges(self, batch: GraphBatch) -> int:
+        return batch.num_edges
+
+    def training_step(self, batch: GraphBatch) -> None:
+        self.model.zero_grad(set_to_none=True)
+        out = self.model(batch, create_graph=True)
+        loss(out["energy"] * batch.num_graphs / batch.num_nodes, out["forces"], out["stress"]).backward()
+
+    def calculator(self) -> Calculator:
+        return FoundryCalculator(self.model)
+
+
+def profile(what: dict[str, Any]) -> None:
+    """Print the operators of our training step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.set_num_threads(1)
+    model = Ours(what)
+    batch = model.batch([silicon(64)])
+    model.training_step(batch)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(what["profile"]):
+            model.training_step(batch)
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60))
+
+
+if __name__ == "__main__":
+    if "profile" in json.loads(sys.argv[1]):
+        profile(json.loads(sys.argv[1]))
+    else:
+        main(Ours)
