@@ -104,15 +104,19 @@ def check(folder: Path, atoms: Atoms, model: Allegro, head: str, *, tolerance: f
     from atomfoundry.models import build_graph
 
     found = single_point(folder, atoms, ELEMENTS, style=f"foundry head {head}", **changes)
-    calculator = FoundryCalculator(model, head=head)
-    atoms.calc = calculator
+    atoms.calc = FoundryCalculator(model, head=head)
     assert np.abs(found.energy - atoms.get_potential_energy()) < tolerance * len(atoms)
     assert np.abs(found.energies - atoms.get_potential_energies()).max() < tolerance
     forces = atoms.get_forces()
     assert np.abs(forces).max() > 0.1
     assert np.abs(found.forces - forces).max() < tolerance
-    graph = build_graph(atoms, cutoff=model.config.cutoff, type_names=model.config.type_names)
-    expected = centroid_virials(calculator.output, graph.edge_index.numpy(), len(atoms))
+    # The calculator has the same kernel; PyTorch has not.
+    index = model.head_index(head)
+    graph = build_graph(atoms, cutoff=model.config.cutoff, type_names=model.config.type_names, head=index)
+    output = model.forward_edges(graph)
+    assert np.abs(found.forces - output["forces"].numpy()).max() < tolerance
+    assert np.abs(found.energies - output["atomic_energy"].detach().numpy()).max() < tolerance
+    expected = centroid_virials(output, graph.edge_index.numpy(), len(atoms))
     # LAMMPS's pressures have its own constant for a bar, 8e-8 off.
     tolerance_virial = max(tolerance, 2e-7) * max(1.0, np.abs(expected).max()) * len(atoms)
     assert np.abs(found.centroid_virials - expected).max() < tolerance_virial
