@@ -46,6 +46,13 @@ class AtomfoundrySettings(BaseSettings):
     cp2k_command: str | None = Field(
         default=None, description="Command that runs CP2K, e.g. 'mpirun -np 4 cp2k.psmp'; default: found in PATH."
     )
+    lammps: Path | None = Field(
+        default=None,
+        description="LAMMPS to compile plugins for: its source, its prefix or its headers; default: package lammps.",
+    )
+    lammps_mpi_include: Path | None = Field(
+        default=None, description="Folder with the mpi.h that LAMMPS was compiled with; default: found."
+    )
     materials_project_key: SecretStr | None = Field(
         default=None, description="Key of the Materials Project; goes into a request's header and nowhere else."
     )

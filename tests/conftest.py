@@ -12,6 +12,7 @@ TOGETHER = (
     "models/test_training_distributed.py",
     "engines/espresso/test_espresso_real.py",
     "engines/test_isolation.py",
+    "models/lammps/test_pair_style.py",
 )
 """Files whose tests share something dear (a whole run of the pipeline, a child process): one process runs them all."""
 

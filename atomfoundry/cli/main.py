@@ -12,6 +12,7 @@ from atomfoundry.cli.align import align_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.engines import app as engine_app
+from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.inputs import inputs_command
 from atomfoundry.cli.models import evaluate_command
@@ -53,6 +54,7 @@ app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
 dataset_app.command("align")(align_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
