@@ -13,6 +13,7 @@ from ase import Atoms
 from atomfoundry.datasets import attach_labels, labels_of
 from atomfoundry.documents.model import ErrorMetrics
 from atomfoundry.errors import LabelError, ModelError
+from atomfoundry.models.element_shift import ElementShift
 from atomfoundry.models.prediction import Prediction
 from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor
 
@@ -164,6 +165,7 @@ class Accuracy:
         self.n_seen = self.n_isolated = self.n_unlabelled = 0
         self._failures_kept = failures_kept
         self._elements = ElementMonitor(head)
+        self._shift = ElementShift()
 
     def add(self, frame: Atoms, prediction: Prediction | LabelError) -> None:
         """Add one frame with its labels.
@@ -207,10 +209,13 @@ class Accuracy:
         _, forces, _ = labels_of(frame)
         if forces is not None and not np.isfinite(forces).all():
             forces = None
-        energy = pairs.get("energy")
+        symbols, energy = frame.get_chemical_symbols(), pairs.get("energy")
+        error = None if energy is None else float((energy[1] - energy[0])[0])
+        if error is not None:
+            self._shift.add(symbols, error)
         self._elements.add(
-            frame.get_chemical_symbols(),
-            energy_error=None if energy is None else float((energy[1] - energy[0])[0]),
+            symbols,
+            energy_error=error,
             forces=forces,
             forces_error=None if forces is None else prediction.forces - forces,
         )
@@ -243,6 +248,13 @@ class Accuracy:
     def by_element(self) -> list[ElementErrors]:
         """Return errors element by element, the worst first."""
         return self._elements.report()
+
+    def shifted(self) -> tuple[dict[str, float], float]:
+        """Return the best energy shift per element, eV, and the energy RMSE that it leaves, eV/atom.
+
+        For a model of another level of theory, or of another choice of zero, this is the number that counts.
+        """
+        return self._shift.solve()
 
     def metrics(self) -> ErrorMetrics:
         """Return the errors over all frames.
@@ -278,8 +290,11 @@ class Accuracy:
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain values: metrics, by element, by source, by sampling, failures."""
+        shifts, left = self.shifted()
         return {
             "metrics": self.metrics().model_dump(mode="json"),
+            "energy_rmse_shifted": left,
+            "energy_shifts": dict(sorted(shifts.items())),
             "largest": {name: errors.largest for name, errors in self.overall.errors.items() if errors.count},
             "by_element": [_finite(vars(entry) | {"alerts": list(entry.alerts)}) for entry in self.by_element()],
             "by_source": {name: group.as_row() for name, group in sorted(self.by_source.items())},

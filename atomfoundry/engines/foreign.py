@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from atomfoundry.documents.calculator import KINDS, CalculatorSpec
+from atomfoundry.documents.calculator import CalculatorSpec
 from atomfoundry.engines.ase_calculator import CalculatorEngine
 from atomfoundry.engines.force_fields import ForceFieldEngine
 from atomfoundry.engines.registry import get_engine
@@ -184,8 +184,3 @@ def calculator_of(spec: CalculatorSpec | Mapping[str, Any]) -> BaseCalculator:
     # making it tells what is missing as well as a check would
     engine.check_packages()
     return engine.make_calculator(dict(engine.calculator_kwargs))
-
-
-def is_calculator_spec(value: Any) -> bool:
-    """Tell whether plain values look like a description of a calculator."""
-    return isinstance(value, CalculatorSpec) or (isinstance(value, Mapping) and any(value.get(kind) for kind in KINDS))
