@@ -173,7 +173,8 @@ class ExploreMaker(Maker):
             return load_uncertainty(current_artifacts().fetch(uncertainty.llpr), seat.model), "LLPR"
         if not committee:
             return NoUncertainty(seat.calculator), (
-                f"none: {seat.label} tells no uncertainty; frames were chosen by their distance to the training set alone"
+                f"none: {seat.label} tells no uncertainty; frames were chosen by their distance to the training set "
+                "alone"
             )
         seats = [seat, *(take_seat(member, head=self.head) for member in committee)]
         watched = CommitteeUncertainty([each.calculator for each in seats], names=[each.label for each in seats])

@@ -90,7 +90,7 @@ def foundry_job(
                 created.update_metadata({"profile": profile})
             return created
 
-        return kind(with_profile) if kind else with_profile
+        return kind(with_profile) if kind else with_profile  # type: ignore[return-value]
 
     return decorate if method is None else decorate(method)
 

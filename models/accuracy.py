@@ -182,9 +182,7 @@ class Accuracy:
             self.reasons[prediction.reason] += 1
             if len(self.failures) < self._failures_kept:
                 name = str(frame.info.get("frame_id") or f"frame {self.n_seen - 1}")
-                self.failures.append(
-                    Failure(name, frame.get_chemical_formula(), prediction.reason, prediction.message)
-                )
+                self.failures.append(Failure(name, frame.get_chemical_formula(), prediction.reason, prediction.message))
             return
         if len(frame) == 1 and not frame.pbc.any():
             self.n_isolated += 1
@@ -232,7 +230,10 @@ class Accuracy:
                 np.array([(energy - base) / len(frame)]),
                 np.array([(prediction.energy - base) / len(frame)]),
             )
-        for quantity, label, predicted in (("forces", forces, prediction.forces), ("stress", stress, prediction.stress)):
+        for quantity, label, predicted in (
+            ("forces", forces, prediction.forces),
+            ("stress", stress, prediction.stress),
+        ):
             if label is None or predicted is None:
                 continue
             finite = np.isfinite(label)

@@ -16,9 +16,7 @@ GROUPS_SHOWN = 60
 """Rows of the table by source; the others are in the JSON output."""
 
 
-def write_accuracy_page(
-    path: str | Path, accuracies: Sequence[Accuracy], *, title: str, subtitle: str = ""
-) -> None:
+def write_accuracy_page(path: str | Path, accuracies: Sequence[Accuracy], *, title: str, subtitle: str = "") -> None:
     """Write the page, one section a set.
 
     Parameters

@@ -23,7 +23,7 @@ class ElementShift:
     def __init__(self) -> None:
         self.elements: list[str] = []
         self.n_frames = 0
-        self._factor = np.zeros((0, 1))
+        self._factor: np.ndarray = np.zeros((0, 1))
         self._rows: list[tuple[Counter[str], float]] = []
 
     def add(self, symbols: Sequence[str], error: float) -> None:
@@ -55,7 +55,7 @@ class ElementShift:
             for symbol, number in counts.items():
                 block[row, column[symbol]] = number / total
             block[row, -1] = error
-        self._factor = np.linalg.qr(block, mode="r")
+        self._factor = np.asarray(np.linalg.qr(block, mode="r"))
         self._rows = []
 
     def solve(self) -> tuple[dict[str, float], float]:

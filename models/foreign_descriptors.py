@@ -81,9 +81,7 @@ def radial_atom_descriptors(atoms: Atoms, elements: Sequence[str]) -> np.ndarray
     return densities.reshape(len(atoms), -1)
 
 
-def foreign_structure_descriptors(
-    calculator: Any, frames: Sequence[Atoms], *, elements: Sequence[str]
-) -> np.ndarray:
+def foreign_structure_descriptors(calculator: Any, frames: Sequence[Atoms], *, elements: Sequence[str]) -> np.ndarray:
     """Return one descriptor a structure, as `structure_descriptors` does for our models.
 
     Parameters

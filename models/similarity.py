@@ -24,7 +24,12 @@ _AT_ONCE = 256
 
 
 def training_similarity(
-    model: Allegro | BaseCalculator, test: Atoms, training: Iterable[Atoms], *, top: int = 10, least_overlap: float = 0.5
+    model: Allegro | BaseCalculator,
+    test: Atoms,
+    training: Iterable[Atoms],
+    *,
+    top: int = 10,
+    least_overlap: float = 0.5,
 ) -> tuple[Similarity, list[int]]:
     """Compare a structure with a training set by the model's invariant atom descriptors.
 

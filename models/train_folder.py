@@ -222,7 +222,9 @@ def _config(plan: TrainingPlan, heads: list[HeadData]) -> AllegroConfig:
     try:
         cutoff = float(values.get("cutoff", default))
         if "avg_num_neighbors" not in values:
-            values["avg_num_neighbors"] = average_num_neighbors([a for head in heads for a in head.train], cutoff=cutoff)
+            values["avg_num_neighbors"] = average_num_neighbors(
+                [a for head in heads for a in head.train], cutoff=cutoff
+            )
         return preset(values.pop("type_names", names), **values)
     except ValidationError as error:
         first = error.errors()[0]

@@ -66,7 +66,7 @@ class TrainingPlan(BaseModel):
     seed: int = Field(default=0, ge=0)
 
     def settings(self) -> TrainingSettings:
-        """Return the training settings.
+        """Return the training settings; fields of a loss of the profile's kind change those fields alone.
 
         Raises
         ------
@@ -74,8 +74,12 @@ class TrainingPlan(BaseModel):
             Naming the setting that is wrong.
         """
         make = {"default": TrainingSettings, "allegro_fm": allegro_fm_profile, "finetune": finetune_profile}
+        values = {**self.training, "seed": self.seed}
+        given, own = values.get("loss"), make[self.profile]().loss  # type: ignore[operator]
+        if isinstance(given, dict) and given.get("kind", own.kind) == own.kind:
+            values["loss"] = own.model_dump() | given
         try:
-            settings: TrainingSettings = make[self.profile](**{**self.training, "seed": self.seed})  # type: ignore[operator]
+            settings: TrainingSettings = make[self.profile](**values)  # type: ignore[operator]
         except ValidationError as error:
             raise _wrong(error, "training setting", TrainingSettings) from error
         return settings

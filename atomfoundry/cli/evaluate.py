@@ -85,9 +85,7 @@ def evaluate_command(
                 console.print(f"Written: {target}", highlight=False, soft_wrap=True)
 
 
-def _predictor(
-    text: str, head: str | None
-) -> tuple[Allegro | BaseCalculator, tuple[str, str], dict[str, float]]:
+def _predictor(text: str, head: str | None) -> tuple[Allegro | BaseCalculator, tuple[str, str], dict[str, float]]:
     """Return what predicts, its name and head, and its isolated-atom energies."""
     from atomfoundry.engines.foreign import calculator_of, read_calculator_spec
 

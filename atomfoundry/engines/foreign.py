@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from atomfoundry.documents.calculator import CalculatorSpec
 from atomfoundry.engines.ase_calculator import CalculatorEngine
 from atomfoundry.engines.force_fields import ForceFieldEngine
+from atomfoundry.engines.interpreter.engine import InterpreterEngine
 from atomfoundry.engines.registry import get_engine
 from atomfoundry.errors import ConfigurationError
 
@@ -181,6 +182,7 @@ def calculator_of(spec: CalculatorSpec | Mapping[str, Any]) -> BaseCalculator:
     if not isinstance(engine, CalculatorEngine) or isinstance(engine, ForceFieldEngine):
         engine.check_available()
         return engine.calculator()
-    # making it tells what is missing as well as a check would
-    engine.check_packages()
+    # making it tells what is missing as well as a check would; another interpreter checks its own versions
+    if not isinstance(engine, InterpreterEngine):
+        engine.check_packages()
     return engine.make_calculator(dict(engine.calculator_kwargs))

@@ -46,9 +46,7 @@ class CommitteeUncertainty:
         If there is only one member, or an object twice.
     """
 
-    def __init__(
-        self, members: Sequence[BaseCalculator], *, names: Sequence[str] = (), coverage: float = 0.9
-    ) -> None:
+    def __init__(self, members: Sequence[BaseCalculator], *, names: Sequence[str] = (), coverage: float = 0.9) -> None:
         if len({id(member) for member in members}) < 2 or len({id(member) for member in members}) != len(members):
             raise ModelError(
                 f"A committee of {len({id(member) for member in members})} calculators has nothing to disagree on.",
@@ -129,7 +127,7 @@ class CommitteeUncertainty:
         errors, sigmas, largest = [], [], []
         for frame in frames:
             reference = labels_of(frame)[1]
-            if reference is None or len(frame) == 1 and not frame.pbc.any():
+            if reference is None or (len(frame) == 1 and not frame.pbc.any()):
                 continue
             forces = self.forces(frame)
             if not np.isfinite(forces).all():

@@ -57,7 +57,9 @@ def frames():
         atoms.calc = None
         frame = with_metadata(atoms, source=f"{'ab'[number % 2]}.cif#{number}", sampling="rattle")
         # a frame without stress and one without forces
-        found.append(attach_labels(frame, labels[0], None if number == 3 else labels[1], None if number == 4 else labels[2]))
+        found.append(
+            attach_labels(frame, labels[0], None if number == 3 else labels[1], None if number == 4 else labels[2])
+        )
     return found
 
 
@@ -202,7 +204,7 @@ def test_shifts_are_found_under_large_energies():
     noise = rng.normal(0, 1e-3, 3000)
     rows, errors = [], []
     for number in range(3000):
-        counts = rng.integers(0, 4, 3) + [1, 0, number > 1500]
+        counts = rng.integers(0, 4, 3) + np.array([1, 0, number > 1500])
         symbols = [s for s, n in zip(truth, counts, strict=True) for _ in range(n)]
         error = sum(truth[s] for s in symbols) / len(symbols) + noise[number]
         rows.append(counts / counts.sum())

@@ -133,9 +133,7 @@ class Server:
             raise TypeError(f"{header['calculator_class']} gives a {type(calculator).__name__}, no ASE calculator")
         self.calculator = calculator
         described = callable(getattr(calculator, "get_descriptors", None))
-        return pack(
-            {"kind": "loaded", "properties": list(calculator.implemented_properties), "descriptors": described}
-        )
+        return pack({"kind": "loaded", "properties": list(calculator.implemented_properties), "descriptors": described})
 
     def do_compute(self, header: dict[str, Any], arrays: dict[str, Any]) -> bytes:
         """Compute the properties asked for; those that this structure has not are left out."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from multiprocessing import Pipe
@@ -167,8 +168,8 @@ class InterpreterProcess:
         return f"; it last wrote:\n{tail}" if tail else "."
 
     def forward(self) -> None:
-        """Pass on what the child has written to our own standard output."""
-        self._output.forward()
+        """Pass on what the child has written: as messages, for libraries greet their user on standard output."""
+        self._output.forward(sys.stderr)
 
     def _ended(self) -> int:
         try:

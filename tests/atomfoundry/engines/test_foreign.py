@@ -42,6 +42,18 @@ def test_every_way_gives_the_same_energy(values):
     assert get_engine(name, **settings).single_point(bulk("Cu", a=3.7)).energy == energy(EMT())
 
 
+def test_versions_count_where_the_calculator_runs(tmp_path):
+    """A package that only the other interpreter has."""
+    folder = tmp_path / "elsewhere-1.5.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.5\n")
+    values = {"calculator_class": EMT_CLASS, "packages": {"elsewhere": "1.5"}}
+    with pytest.raises(EngineUnavailableError, match=r"needs elsewhere 1\.5, installed is none"):
+        calculator_of(values)
+    there = values | {"interpreter": sys.executable, "environment": {"PYTHONPATH": str(tmp_path)}}
+    assert calculator_of(there).versions["elsewhere"] == "1.5"
+
+
 def test_engines_keep_profile_packages_and_elements():
     engine = engine_of({"calculator_class": EMT_CLASS, "profile": "gpu", "elements": ["Cu"], "packages": {"ase": "0"}})
     assert (engine.name, engine.profile, engine.supported_elements()) == ("ase", "gpu", {"Cu"})

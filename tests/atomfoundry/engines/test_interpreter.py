@@ -115,6 +115,15 @@ def test_a_death_costs_one_structure(breaking, symbol, reason, words):
     assert breaking.get_property("energy", Atoms("H2", [[0, 0, 0], [0, 0, 1]])) == 2.0
 
 
+def test_what_it_prints_are_messages(breaking, capfd):
+    """Standard output may be somebody's JSON."""
+    breaking.get_property("energy", Atoms("O"))
+    captured = capfd.readouterr()
+    assert "python talks" in captured.err
+    assert "the system talks" in captured.err
+    assert captured.out == ""
+
+
 def test_what_hangs_is_ended_with_all_it_started(breaking, tmp_path):
     pids = tmp_path / "pids"
     calculator = InterpreterCalculator(
