@@ -187,31 +187,19 @@ def _config(plan: TrainingPlan, heads: list[HeadData]) -> AllegroConfig:
 
     from atomfoundry.models.allegro import config as architectures
     from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
-    from atomfoundry.models.training.energies import average_num_neighbors, fit_reference_energies, force_rms
+    from atomfoundry.models.training.energies import average_num_neighbors, force_rms
 
-    heads_config, all_elements = [], set()
-    for head in heads:
-        elements = sorted(
-            {symbol for atoms in head.train + head.valid + head.test for symbol in atoms.get_chemical_symbols()},
-            key=atomic_numbers.__getitem__,
+    heads_config = [
+        HeadConfig(
+            name=head.name,
+            isolated_energies=_isolated_energies(plan, head),
+            scale=force_rms(head.train),
+            level_id=head.level.id if head.level else None,
         )
-        all_elements.update(elements)
-        try:
-            energies = fit_reference_energies(
-                head.train, elements, policy=plan.energies, isolated_energies=head.isolated_energies
-            )
-        except TrainingError as error:
-            raise TrainingError(f"Head '{head.name}': {error.message}", remedy=_remedy(error)) from error
-        heads_config.append(
-            HeadConfig(
-                name=head.name,
-                isolated_energies=energies.energies,
-                scale=force_rms(head.train),
-                level_id=head.level.id if head.level else None,
-            )
-        )
+        for head in heads
+    ]
     values: dict[str, Any] = {"heads": heads_config, "seed": plan.seed, **plan.architecture}
-    names = sorted(all_elements, key=atomic_numbers.__getitem__)
+    names = sorted({symbol for head in heads for symbol in _elements(head)}, key=atomic_numbers.__getitem__)
     preset = {
         "fm64": architectures.allegro_fm64,
         "fm256": architectures.allegro_fm256,
@@ -237,6 +225,24 @@ def _config(plan: TrainingPlan, heads: list[HeadData]) -> AllegroConfig:
         raise ConfigurationError(f"Architecture: {error}.", remedy="Correct it.") from error
 
 
+def _elements(head: HeadData) -> list[str]:
+    from ase.data import atomic_numbers
+
+    found = {symbol for atoms in head.train + head.valid + head.test for symbol in atoms.get_chemical_symbols()}
+    return sorted(found, key=atomic_numbers.__getitem__)
+
+
+def _isolated_energies(plan: TrainingPlan, head: HeadData) -> dict[str, float]:
+    from atomfoundry.models.training.energies import fit_reference_energies
+
+    try:
+        return fit_reference_energies(
+            head.train, _elements(head), policy=plan.energies, isolated_energies=head.isolated_energies
+        ).energies
+    except TrainingError as error:
+        raise TrainingError(f"Head '{head.name}': {error.message}", remedy=_remedy(error)) from error
+
+
 def _remedy(error: TrainingError) -> str | None:
     if "isolated-atom energy" in error.message:
         return (
@@ -247,7 +253,8 @@ def _remedy(error: TrainingError) -> str | None:
 
 
 def _start(plan: TrainingPlan, heads: list[HeadData]) -> Allegro:
-    """Return the model to go on from; it must fit the data."""
+    """Return the model to go on from; a head that it lacks begins as a copy of its first one."""
+    from atomfoundry.models.finetuning import with_fine_head
     from atomfoundry.models.io import load_model
 
     assert plan.start is not None
@@ -256,15 +263,25 @@ def _start(plan: TrainingPlan, heads: list[HeadData]) -> Allegro:
             f"The architecture of {plan.start} is given.", remedy="Leave 'architecture' out, or --start."
         )
     model = load_model(plan.start)
+    present = {each.name for each in model.config.heads}
     for head in heads:
-        model.head_index(head.name)
-        known = next(each for each in model.config.heads if each.name == head.name).isolated_energies
-        elements = {symbol for atoms in head.train + head.valid for symbol in atoms.get_chemical_symbols()}
-        missing = sorted(elements - (set(known) or set(model.config.type_names)))
+        if head.name in present:
+            own = model.config.heads[model.head_index(head.name)].isolated_energies
+            known = set(own) or set(model.config.type_names)
+        else:
+            known = set(model.config.type_names)
+        missing = [symbol for symbol in _elements(head) if symbol not in known]
         if missing:
             raise DatasetError(
-                f"Head '{head.name}' of {plan.start} does not know {', '.join(missing)}.",
+                f"Head '{head.name}': {plan.start} does not know {', '.join(missing)}.",
                 remedy="Train a new model, or leave these frames out.",
+            )
+        if head.name not in present:
+            model = with_fine_head(
+                model,
+                name=head.name,
+                isolated_energies=_isolated_energies(plan, head),
+                level_id=head.level.id if head.level else None,
             )
     return model
 

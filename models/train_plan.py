@@ -31,6 +31,7 @@ class HeadPlan(BaseModel):
 
     data: list[str] = Field(min_length=1, description="Dataset folders or files of labelled frames")
     valid: list[str] = Field(default_factory=list, description="Validation sets; empty: a share of 'data'")
+    format: str = Field(default="", description="Of files, e.g. 'mace' or 'nequip'; empty: by their names")
     weight: float = Field(default=1.0, gt=0, description="Of the head's loss")
     isolated_energies: dict[str, float] = Field(
         default_factory=dict, description="Element -> eV, before those of the data"
@@ -62,7 +63,7 @@ class TrainingPlan(BaseModel):
     valid_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="Share of the frames, by groups, that validates where no set is given"
     )
-    start: str | None = Field(default=None, description="Folder of a model to go on from; it must have all heads")
+    start: str | None = Field(default=None, description="Folder of a model to go on from; heads it lacks are added")
     seed: int = Field(default=0, ge=0)
 
     def settings(self) -> TrainingSettings:
@@ -165,14 +166,15 @@ def read_head(name: str, plan: HeadPlan, *, valid_fraction: float, seed: int) ->
     data = HeadData(name)
     levels: dict[str, LevelOfTheory | None] = {}
     for path in plan.data:
-        _read(path, data, levels, valid_fraction=0.0 if plan.valid else valid_fraction, seed=seed)
+        fraction = 0.0 if plan.valid else valid_fraction
+        _read(path, data, levels, format=plan.format, valid_fraction=fraction, seed=seed)
     if plan.valid:
         # the sets given validate alone; a dataset's own validation frames may be trained on
         data.train += data.valid
         data.valid = []
         held = HeadData(name)
         for path in plan.valid:
-            _read(path, held, levels, valid_fraction=0.0, seed=seed)
+            _read(path, held, levels, format=plan.format, valid_fraction=0.0, seed=seed)
         data.valid = held.train + held.valid
         data.sources += held.sources
         _merge(data.isolated_energies, held.isolated_energies, name)
@@ -195,7 +197,13 @@ def read_head(name: str, plan: HeadPlan, *, valid_fraction: float, seed: int) ->
 
 
 def _read(
-    path: str, data: HeadData, levels: dict[str, LevelOfTheory | None], *, valid_fraction: float, seed: int
+    path: str,
+    data: HeadData,
+    levels: dict[str, LevelOfTheory | None],
+    *,
+    format: str,
+    valid_fraction: float,
+    seed: int,
 ) -> None:
     """Add the frames of one file or folder."""
     folder = Path(path)
@@ -211,7 +219,7 @@ def _read(
         homes = {index: name for name in ("valid", "test") for index in dataset.splits.get(name, ())}
         frames = dataset.frames()
     else:
-        frames = read_frames(folder)
+        frames = read_frames(folder, format=format)
     kept: list[Atoms] = []
     places: list[str] = []
     n_bare = 0

@@ -34,6 +34,10 @@ def evaluate_command(
     data: Annotated[list[str], typer.Argument(help="Dataset folders, or files of labelled frames.")],
     head: Annotated[str | None, typer.Option(help="Readout head of a model [default: the first].")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the datasets.")] = None,
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' [default: by name].")
+    ] = "",
+    device: Annotated[str, typer.Option(help="Of a model: 'cpu', 'cuda', 'cuda:1'.")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Most structures that a model sees at a time.")] = 16,
     html: Annotated[Path | None, typer.Option("--html", help="Page of parity plots and tables to write.")] = None,
     predictions: Annotated[
@@ -46,11 +50,11 @@ def evaluate_command(
     from atomfoundry.models.accuracy import Accuracy, gather, predicted_frames
     from atomfoundry.models.prediction import predict
 
-    predictor, name, isolated = _predictor(model, head)
+    predictor, name, isolated = _predictor(model, head, device)
     for target in (html, predictions):
         if target is not None and not target.absolute().parent.is_dir():
             raise InputError(f"There is no folder for '{target}'.", remedy="Make it, or give another path.")
-    sets = [_open(path, split) for path in data]
+    sets = [_open(path, split, file_format) for path in data]
     accuracies: list[Accuracy] = []
 
     def predicted() -> Iterator[Any]:
@@ -85,7 +89,9 @@ def evaluate_command(
                 console.print(f"Written: {target}", highlight=False, soft_wrap=True)
 
 
-def _predictor(text: str, head: str | None) -> tuple[Allegro | BaseCalculator, tuple[str, str], dict[str, float]]:
+def _predictor(
+    text: str, head: str | None, device: str
+) -> tuple[Allegro | BaseCalculator, tuple[str, str], dict[str, float]]:
     """Return what predicts, its name and head, and its isolated-atom energies."""
     from atomfoundry.engines.foreign import calculator_of, read_calculator_spec
 
@@ -100,13 +106,16 @@ def _predictor(text: str, head: str | None) -> tuple[Allegro | BaseCalculator, t
     # what a training writes holds its model below
     if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
         folder = folder / "model"
-    model = load_model(folder)
+    try:
+        model = load_model(folder, device)
+    except RuntimeError as error:
+        raise InputError(f"Device '{device}': {error}", remedy="Take 'cpu', or a device of this machine.") from error
     chosen = head or spec.kwargs.get("head") or model.config.heads[0].name
     isolated = model.config.heads[model.head_index(chosen)].isolated_energies
     return model, (str(folder), chosen), isolated
 
 
-def _open(path: str, split: str | None) -> tuple[int | None, Iterable[Atoms], dict[str, float]]:
+def _open(path: str, split: str | None, file_format: str) -> tuple[int | None, Iterable[Atoms], dict[str, float]]:
     """Return number of frames where it is known, the frames, and isolated-atom energies where there are any."""
     from atomfoundry.datasets import Dataset, read_frames
     from atomfoundry.datasets.metadata import METADATA_FILE
@@ -124,7 +133,7 @@ def _open(path: str, split: str | None) -> tuple[int | None, Iterable[Atoms], di
         return count, dataset.frames(split=split), dataset.isolated_energies
     if split is not None:
         raise InputError(f"{path} is no dataset folder and has no splits.", remedy="Leave --split out.")
-    return None, read_frames(folder), {}
+    return None, read_frames(folder, format=file_format), {}
 
 
 def _titles(data: list[str], split: str | None) -> list[str]:

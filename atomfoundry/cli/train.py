@@ -72,7 +72,10 @@ def train_command(
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the training settings or, as architecture.KEY, of the model."),
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Model folder to go on from; it must have the heads.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Model folder to go on from; heads it lacks are added.")] = None,
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' [default: by name].")
+    ] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and validation frames.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live progress.")] = False,
     as_json: JsonOption = False,
@@ -86,6 +89,9 @@ def train_command(
 
     values = _from_file(settings) if settings else {}
     _take_heads(values, data or [], head or [], valid or [])
+    if file_format:
+        for each in values["heads"].values():
+            each["format"] = file_format
     for key, option in (("preset", preset), ("profile", profile), ("energies", energies)):
         if option is not None:
             values[key] = option.value

@@ -12,19 +12,12 @@ from ase.calculators.lj import LennardJones
 from atomfoundry.datasets import attach_labels, labels_of, read_extxyz, with_metadata, write_extxyz
 from atomfoundry.errors import LabelError, ModelError
 from atomfoundry.models import Allegro, AllegroConfig, HeadConfig
-from atomfoundry.models.accuracy import (
-    GROUPS_KEPT,
-    POINTS_KEPT,
-    Accuracy,
-    PointSample,
-    RunningErrors,
-    gather,
-    predicted_frames,
-)
+from atomfoundry.models.accuracy import GROUPS_KEPT, Accuracy, gather, predicted_frames
 from atomfoundry.models.accuracy_page import write_accuracy_page
 from atomfoundry.models.element_shift import ElementShift
 from atomfoundry.models.evaluation import evaluate
 from atomfoundry.models.prediction import Prediction, predict
+from atomfoundry.models.running_errors import POINTS_KEPT, PointSample, RunningErrors
 
 SMALL = {
     "cutoff": 3.5,

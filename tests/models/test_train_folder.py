@@ -12,7 +12,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from atomfoundry.datasets import Dataset, attach_labels, with_metadata, write_extxyz
-from atomfoundry.errors import ConfigurationError, DatasetError, ModelError, TrainingError
+from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models import load_model
 from atomfoundry.models.train_folder import train_folder
 from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
@@ -175,13 +175,16 @@ def test_two_heads_with_their_own_levels(xyz, tmp_path):
     assert model.config.type_names == ["Cu", "Au"]
     assert set(model.config.heads[1].isolated_energies) == {"Au"}
     assert {m["head"] for m in trained.errors} == {"pt", "gold"}
-    # from here on: one head more of the same elements' data is refused by name
-    with pytest.raises(ModelError, match="silver"):
-        train_folder(
-            plan(xyz, heads={"silver": heads["pt"]}, architecture={}, start=str(trained.model)), tmp_path / "b"
-        )
-    with pytest.raises(DatasetError, match="does not know Au"):
-        train_folder(plan(xyz, heads={"pt": heads["gold"]}, architecture={}, start=str(trained.model)), tmp_path / "c")
+    start = str(trained.model)
+    with pytest.raises(DatasetError, match=r"Head 'pt'.*does not know Au"):
+        train_folder(plan(xyz, heads={"pt": heads["gold"]}, architecture={}, start=start), tmp_path / "c")
+    # a head more begins as a copy of the first
+    more = plan(xyz, heads={"silver": heads["gold"]}, architecture={}, start=start, training={"max_epochs": 0})
+    silver = load_model(train_folder(more, tmp_path / "b").model)
+    assert [head.name for head in silver.config.heads] == ["pt", "gold", "silver"]
+    assert silver.config.heads[2].isolated_energies == model.config.heads[1].isolated_energies
+    with pytest.raises(ConfigurationError, match="architecture"):
+        train_folder(plan(xyz, heads=heads, start=start), tmp_path / "e")
     further = train_folder(plan(xyz, heads=heads, architecture={}, start=str(trained.model)), tmp_path / "d")
     assert [head.name for head in load_model(further.model).config.heads] == ["pt", "gold"]
 

@@ -139,6 +139,15 @@ def test_any_calculator_is_evaluated(capsys: pytest.CaptureFixture[str], monkeyp
     assert "best shift per element" in out
 
 
+def test_names_of_other_programs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_extxyz("mace.xyz", read_extxyz("cu.xyz"), keys="mace")
+    words = ("evaluate", "ase.calculators.emt.EMT", "mace.xyz", "--json")
+    assert command(capsys, monkeypatch, *words)[0] == 1
+    code, out, _ = command(capsys, monkeypatch, *words, "--format", "mace")
+    assert code == 0
+    assert json.loads(out)["sets"][0]["metrics"]["energy_rmse"] < 1e-9
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -153,6 +162,7 @@ def test_any_calculator_is_evaluated(capsys: pytest.CaptureFixture[str], monkeyp
         (["train", "cu.xyz", "-o", "run", "--valid", "x=cu"], ["names no head: 'x'", "pt"]),
         (["train", "cu.xyz", "--head", "b=cu", "-o", "run", "--valid", "cu"], ["does not say for which head"]),
         (["train", "cu.xyz", "-o", "small.toml"], ["small.toml is a file"]),
+        (["train", "cu.xyz", "-o", "run", "--format", "lammps"], ["no input format 'lammps'"]),
         (["evaluate", "nowhere/model", "cu.xyz"], ["nowhere/model"]),
         (["evaluate", "MACEE", "cu.xyz"], ["MACEE", "Did you mean 'MACE'"]),
         (["evaluate", "ase.calculators.emt.EMT", "nowhere.xyz"], ["nowhere.xyz"]),
