@@ -209,10 +209,10 @@ class AlignDatasetsMaker(Maker):
 
 
 def model_energy(model: Path) -> Callable[[Atoms], float]:
-    """Return what asks a model for total energies (eV)."""
-    from atomfoundry.models import FoundryCalculator
+    """Return what asks a model folder, or any calculator by its name or description, for total energies (eV)."""
+    from atomfoundry.engines.foreign import calculator_of, read_calculator_spec
 
-    calculator = FoundryCalculator(model)
+    calculator = calculator_of(read_calculator_spec(str(model)))
 
     def energy(atoms: Atoms) -> float:
         return float(calculator.get_property("energy", atoms))
