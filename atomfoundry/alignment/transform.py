@@ -169,7 +169,7 @@ class Alignment(BaseModel):
         aligned_energy = self._affine(energy, atoms.symbols.formula.count())
         aligned_forces = None if forces is None else factor * forces
         aligned_stress = None if stress is None else factor * stress
-        for terms in (*self.pair_terms, *self.dispersion_terms):
+        for terms in self._terms:
             more = terms.evaluate(atoms)
             aligned_energy += more[0]
             if self.scale_forces:
@@ -203,7 +203,7 @@ class Alignment(BaseModel):
         if energy is None:
             raise AlignmentError(f"A frame of {atoms.get_chemical_formula()} has no energy to take back.")
         factor = self.scale if self.scale_forces else 1.0
-        for terms in (*self.pair_terms, *self.dispersion_terms):
+        for terms in self._terms:
             more = terms.evaluate(atoms)
             energy -= more[0]
             if self.scale_forces:
@@ -220,6 +220,10 @@ class Alignment(BaseModel):
         restored.info["level"] = self.source_level.id
         restored.info["flags"] = [flag for flag in atoms.info.get("flags", []) if flag != ALIGNED_FLAG]
         return restored
+
+    @property
+    def _terms(self) -> list[PairTerms | DispersionTerm]:
+        return [*self.pair_terms, *self.dispersion_terms]
 
     def _refuse_without_structure(self) -> None:
         kind = "bond" if self.pair_terms else "dispersion" if self.dispersion_terms else ""
