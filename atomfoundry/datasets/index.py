@@ -187,16 +187,16 @@ class ShardIndex:
         self._table = table
         self._scalars = {name: self._array(name) for name in _SCALARS}
         # One element of a memory view is read in half the time that one of an array is.
-        self._values = {name: memoryview(array) for name, array in self._scalars.items()}
+        self._values = {name: array.data for name, array in self._scalars.items()}
         self._cells = _fixed(table, "cell", 9).reshape(-1, 3, 3)
         self._stresses = _fixed(table, "stress", 6)
         self._offsets, self._numbers = _variable(table, "numbers")
-        self._starts = memoryview(self._offsets)
+        self._starts = self._offsets.data
         self._texts = {name: _texts(table, name) for name in ("group_id", "flags", "extra")}
         self._ids = _buffer(table, "frame_id", 1, np.uint8).reshape(-1, 16)
-        self._id_bytes = memoryview(self._ids.reshape(-1))
+        self._id_bytes = self._ids.reshape(-1).data
         self._codes = {name: _codes(table, name) for name in ("level", "source", "sampling")}
-        self._labels = {name: (memoryview(codes), labels) for name, (codes, labels) in self._codes.items()}
+        self._labels = {name: (codes.data, labels) for name, (codes, labels) in self._codes.items()}
 
     def _array(self, name: str) -> NDArray[Any]:
         array = _only(self._table, name)
@@ -377,7 +377,7 @@ def _variable(table: pa.Table, name: str) -> tuple[NDArray[np.int32], NDArray[np
 def _texts(table: pa.Table, name: str) -> tuple[memoryview, memoryview]:
     array = _only(table, name)
     if array is None:
-        return memoryview(np.zeros(1, np.int32)), memoryview(b"")
+        return np.zeros(1, np.int32).data, memoryview(b"")
     _, offsets, data = array.buffers()
     return memoryview(offsets).cast("i"), memoryview(b"" if data is None else data)
 
