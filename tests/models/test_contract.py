@@ -47,6 +47,8 @@ def potential(**settings) -> contract.Potential:
         make=lambda **changes: Allegro(config(**(settings | changes))),
         mirror=not handed,
         smooth_scale=1e4 if made.radial_transform == "agnesi" else 1.0,
+        # Sums of paths without 1 / sqrt(n_paths), as in the public model: four layers of l_max 3 begin wild.
+        calm=not (made.variant == "B" and made.n_layers == 4 and made.l_max == 3),
     )
 
 
