@@ -89,28 +89,23 @@ SHAPES = [
 ALL = [{**shape, **OPTIONS[5 * index % len(OPTIONS)]} for index, shape in enumerate(SHAPES)]
 ALL += [variant(letter, 2, 2, **options) for letter, options in product("AB", OPTIONS)]
 
-clauses = pytest.mark.parametrize("clause", contract.CLAUSES, ids=lambda clause: clause.__name__)
-
 
 @pytest.fixture(scope="module", params=SOME, ids=name_of)
 def some(request) -> contract.Potential:
     return potential(**request.param)
 
 
-@pytest.fixture(scope="module", params=ALL, ids=name_of)
-def each(request) -> contract.Potential:
-    return potential(**request.param)
-
-
-@clauses
+@pytest.mark.parametrize("clause", contract.CLAUSES, ids=lambda clause: clause.__name__)
 def test_contract(some, clause):
     clause(some)
 
 
 @pytest.mark.slow
-@clauses
-def test_contract_everywhere(each, clause):
-    clause(each)
+@pytest.mark.parametrize("settings", ALL, ids=name_of)
+def test_contract_everywhere(settings):
+    each = potential(**settings)
+    for clause in contract.CLAUSES:
+        clause(each)
 
 
 @pytest.mark.gpu
