@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.calculator import FoundryCalculator
+    from atomfoundry.models.dispersion import D3Dispersion
     from atomfoundry.models.graph import GraphBatch, build_graph, collate
     from atomfoundry.models.io import load_model, save_model
     from atomfoundry.models.prediction import predict
@@ -41,6 +42,7 @@ _HOMES = {
     "allegro_fm256": "atomfoundry.models.allegro.config",
     "allegro_fm512": "atomfoundry.models.allegro.config",
     "alumina": "atomfoundry.models.allegro.config",
+    "D3Dispersion": "atomfoundry.models.dispersion",
     "FoundryCalculator": "atomfoundry.models.calculator",
     "GraphBatch": "atomfoundry.models.graph",
     "build_graph": "atomfoundry.models.graph",
@@ -55,6 +57,7 @@ __all__ = [
     "Allegro",
     "AllegroConfig",
     "CommitteeUncertainty",
+    "D3Dispersion",
     "FoundryCalculator",
     "GraphBatch",
     "HeadConfig",

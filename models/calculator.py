@@ -13,7 +13,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.model import Allegro
-from atomfoundry.models.graph import build_graph
+from atomfoundry.models.dispersion import D3Dispersion
+from atomfoundry.models.graph import GraphBatch, build_graph
 from atomfoundry.models.io import load_model
 
 FINE_TUNED = "ft"
@@ -34,17 +35,33 @@ class FoundryCalculator(Calculator):
         Readout head; default ``"ft"`` if the model has it, else its first.
     device
         Default: where the model is (a folder is read onto the CPU). A model elsewhere is copied, not moved.
+    dispersion
+        Add DFT-D3(BJ) to energy, forces and stress: the functional of the labels (``"pbe"``), or a
+        :class:`~atomfoundry.models.dispersion.D3Dispersion`. Only for labels without dispersion. There are then no
+        ``energies``: the correction has no atomic ones.
 
     Attributes
     ----------
     output
-        What the model returned at the last evaluation, for those who need more than ASE has names for.
+        What :meth:`Allegro.forward <atomfoundry.models.allegro.model.Allegro.forward>` returned at the last
+        evaluation, tensors on the model's device, without dispersion. ``edge_energy`` (M,), eV, are the energies of
+        the directed edges of ``graph``, scale and normalisation included: those of an atom's edges, its
+        isolated-atom energy and its ``zbl_energy`` add up to its ``atomic_energy``.
+    graph
+        What was evaluated; ``edge_index`` (2, M) names centre and neighbour of each edge.
 
     Raises
     ------
     ModelError
         If there is no such head or model; at evaluation, if an element is unknown to the model or to the
         head.
+    ConfigurationError
+        If there are no D3 parameters for the functional.
+
+    Notes
+    -----
+    A model knows no charges: initial charges of the atoms and total charge do not matter, and there is no property
+    of that name.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies"]
@@ -56,6 +73,7 @@ class FoundryCalculator(Calculator):
         model: Allegro | str | Path,
         head: str | None = None,
         device: str | torch.device | None = None,
+        dispersion: str | D3Dispersion | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,7 +90,9 @@ class FoundryCalculator(Calculator):
         if head is None:
             head = FINE_TUNED if FINE_TUNED in names else names[0]
         self.head, self._head_index = head, model.head_index(head)
+        self.dispersion = D3Dispersion(dispersion) if isinstance(dispersion, str) else dispersion
         self.output: dict[str, torch.Tensor] = {}
+        self.graph: GraphBatch | None = None
 
     def calculate(
         self,
@@ -89,7 +109,7 @@ class FoundryCalculator(Calculator):
             self.device
         )
         output = self.model(graph)
-        self.output = output
+        self.output, self.graph = output, graph
         energy = float(output["energy"][0])
         self.results = {
             "energy": energy,
@@ -99,6 +119,11 @@ class FoundryCalculator(Calculator):
         }
         if bool(self.atoms.pbc.all()):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output["stress"][0].cpu().numpy())
+        if self.dispersion is not None:
+            added = self.dispersion.evaluate(self.atoms)
+            del self.results["energies"]
+            for key in self.results:
+                self.results[key] = self.results[key] + added["energy" if key == "free_energy" else key]
 
     def _check_elements(self, atoms: Atoms) -> None:
         """Refuse an element that the model knows but this head has no isolated-atom energy for."""

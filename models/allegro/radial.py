@@ -58,7 +58,7 @@ class RadialChemicalEmbedding(nn.Module):
         if self.transform == "agnesi":
             # So that a new model's edges begin as large as without the transform: in ethanol rms 0.3, not 150.
             with torch.no_grad():
-                self.mixing /= 2 * sqrt(2) * pi
+                self.mixing.mul_(1 / (2 * sqrt(2) * pi))
         radii = torch.tensor(covalent_radii_of(config.type_names), dtype=dtype)
         self.register_buffer("radii", radii, persistent=False)
 

@@ -43,7 +43,7 @@ class ShortTrack(TensorTrack):
 
         With W the path-weighted 3j tensor and g its value for three parallel harmonics,
         (V (x) S) . S' = sum_l w_V Y_l . (W S S')_l; of the rest, terms with E or E' have two harmonics of
-        r_e in W, which are multiples of the third.
+        r_e in W, which are multiples of the third, zero where l1 + l2 + l3 is odd.
         """
         kept = state.kept
         _, weights = self._edge_weights(1, latents)

@@ -42,12 +42,15 @@ class Potential:
         Whether E - sum E0 = features @ readout_weights.
     smooth_scale
         Factor on the limits near the cutoff, for a radial basis that does not itself vanish there.
+    calm
+        Whether fresh models start with edge energies of order one, rather than just not dead.
     """
 
     make: Callable[..., Any]
     mirror: bool | None = True
     linear_readout: bool = True
     smooth_scale: float = 1.0
+    calm: bool = True
 
     @cached_property
     def model(self):
@@ -223,7 +226,8 @@ def smooth_cutoff(potential: Potential) -> None:
         assert excess < limit
         assert float(out["forces"].abs().max()) < max(30 * limit / (1 - min(fraction, 0.99999)), 1e-30)
         assert excess < previous or excess == 0.0
-        previous = excess
+        if fraction > 0.95:  # before, it may pass through zero
+            previous = excess
 
 
 def third_atom_enters_smoothly(potential: Potential) -> None:
@@ -315,13 +319,14 @@ def parameter_gradients(potential: Potential, *, tolerance: float = 1e-6) -> Non
     assert all(gradient.any() for gradient in gradients)
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    values = []
-    for sign in (1, -2, 1):
+    values, place = {}, 0
+    for step in (-2, -1, 1, 2):  # of 1e-5 along the direction; four points leave an error of fourth order
         with torch.no_grad():
-            for parameter, step in zip(parameters, direction, strict=True):
-                parameter += sign * 1e-5 * step
-        values.append(float(loss().detach()))
-    slope = (values[0] - values[1]) / 2e-5
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter += (step - place) * 1e-5 * along
+        place = step
+        values[step] = float(loss().detach())
+    slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / 12e-5
     exact = float(sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)))
     assert abs(slope - exact) < tolerance * max(1.0, abs(exact))
 
@@ -373,7 +378,7 @@ def linear_readout(potential: Potential, *, tolerance: float = 1e-13) -> None:
 def initial_statistics(potential: Potential) -> None:
     """Latents and edge energies of fresh models of ordinary width start neither dead nor wild."""
     rms = []
-    for seed in range(6):
+    for seed in range(12):
         model = potential.make(
             seed=seed, num_channels=16, two_body_dims=[16, 32, 64], latent_dims=[64, 64], edge_energy_dims=[64]
         )
@@ -383,18 +388,21 @@ def initial_statistics(potential: Potential) -> None:
         values = (out["edge_latents"], out["edge_energy"] / scale)
         rms.append([float(value.detach().square().mean()) for value in values])
     latent, energy = np.sqrt(np.mean(rms, axis=0))
-    assert 0.2 < latent < 2
-    assert 0.2 < energy < 2
+    highest = 2 if potential.calm else np.inf
+    assert 0.2 < latent < highest
+    assert 0.2 < energy < highest
 
 
-def single_precision(potential: Potential, *, tolerance: float = 2e-6) -> None:
+def single_precision(potential: Potential, *, tolerance: float = 1e-5) -> None:
+    """Both precisions agree to ``tolerance`` of what is summed: edge energies and their gradients may cancel."""
     double, single = potential.model, potential.make(dtype="float32")
     for atoms in (silica(), ethanol()):
         left, right = evaluate(single, atoms), evaluate(double, atoms)
         assert left["energy"].dtype == left["forces"].dtype == left["features"].dtype == torch.float64
         assert single.forward_edges(graph_of(single, atoms))["edge_latents"].dtype == torch.float32
-        for key in ("energy", "forces"):
-            close(left[key], right[key], tolerance)
+        summed = {"energy": right["edge_energy"].abs().sum(), "forces": right["edge_gradients"].norm(dim=1).max()}
+        for key, size in summed.items():
+            assert float((left[key] - right[key]).abs().max()) < tolerance * max(1.0, float(size))
 
 
 def core_repulsion(potential: Potential) -> None:

@@ -67,6 +67,26 @@ def test_last_output_is_kept(model):
     assert float(features[0] @ model.readout_weights("pt").detach()) - 4.0 == pytest.approx(energy, rel=1e-12)
 
 
+@pytest.mark.parametrize("variant", ["A", "B"])
+def test_edge_energies_in_the_output(model, variant):
+    """Those of an atom's edges, with its isolated-atom energy and repulsion, are its energy."""
+    calculator = FoundryCalculator(Allegro(model.config.model_copy(update={"variant": variant, "zbl": True})))
+    atoms = rattled(molecule("H2O"))
+    atoms.positions *= 0.8
+    atoms.calc = calculator
+    atomic = atoms.get_potential_energies()
+    centre, neighbour = calculator.graph.edge_index.numpy()
+    assert len(centre) == len(calculator.output["edge_energy"]) == 6
+    assert (centre != neighbour).all()
+    sums = np.array([-2.0, -1.0, -1.0]) + calculator.output["zbl_energy"].numpy()
+    np.add.at(sums, centre, calculator.output["edge_energy"].numpy())
+    assert np.allclose(sums, atomic, rtol=0, atol=1e-13)
+    assert calculator.output["zbl_energy"].sum() > 0.01
+    assert "charges" not in calculator.implemented_properties
+    atoms.set_initial_charges([1.0, 0.5, -0.5])
+    assert np.array_equal(atoms.get_potential_energies(), atomic)
+
+
 def test_heads(model, tmp_path):
     two = Allegro(model.config)
     two.load_state_dict(model.state_dict())

@@ -52,6 +52,14 @@ def test_round_trip(model, tmp_path):
     assert mode == (tmp_path / "plain").stat().st_mode & 0o777
 
 
+def test_folder_of_before_there_were_variants(model, tmp_path):
+    path = save_model(model, tmp_path / "model", metadata={})
+    record = json.loads((path / "config.json").read_text())
+    assert record["config"].pop("variant") == "A"
+    (path / "config.json").write_text(json.dumps(record))
+    assert load_model(path).config == model.config
+
+
 def test_saving_again_keeps_the_rest(model, tmp_path):
     path = save_model(model, tmp_path / "model", metadata={})
     (path / "checkpoint").mkdir()
