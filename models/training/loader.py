@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,22 +124,3 @@ def graph_force_rms(graphs: Sequence[GraphBatch]) -> float:
         total += float((values.double() ** 2).sum())
         count += values.numel()
     return (total / count) ** 0.5 if count else 0.0
-
-
-def data_fingerprint(graphs: Sequence[GraphBatch]) -> str:
-    """Return a hash of structures, labels, weights and heads, in order.
-
-    Parameters
-    ----------
-    graphs
-        One structure each.
-    """
-    digest = hashlib.sha256()
-    for graph in graphs:
-        parts = (
-            graph.types, graph.positions, graph.cell, graph.head, graph.energy, graph.forces, graph.stress,
-            graph.weight,
-        )  # fmt: skip
-        for part in parts:
-            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

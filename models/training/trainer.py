@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -11,10 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from atomfoundry.deadline import must_stop, stop_requested
 from atomfoundry.documents.model import EpochRecord
@@ -26,11 +23,11 @@ from atomfoundry.models.training.batches import Pack, Sizes, deal, plan_steps, w
 from atomfoundry.models.training.checkpoint import load_checkpoint, save_checkpoint
 from atomfoundry.models.training.course import Course
 from atomfoundry.models.training.edge_cache import fill_cache
+from atomfoundry.models.training.fingerprint import differences, fingerprint
 from atomfoundry.models.training.freezing import frozen, trained_parameters
 from atomfoundry.models.training.loader import (
     FramesByHead,
     by_head,
-    data_fingerprint,
     graph_force_rms,
     prepare_graphs,
     without_isolated,
@@ -39,7 +36,7 @@ from atomfoundry.models.training.logs import EpochLog, open_logs
 from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training.schedule import weights_of
-from atomfoundry.models.training.settings import RESUME_MAY_CHANGE, TrainingSettings
+from atomfoundry.models.training.settings import TrainingSettings
 from atomfoundry.models.training.step import Stepper
 from atomfoundry.models.training.validation import in_chunks, on_device, validate
 
@@ -193,7 +190,12 @@ class _Trainer:
         self.course = Course(trained_parameters(model, settings.freeze), settings)
         self.stepper = Stepper(model, self.course, settings, self.processes)
         self.logs: list[EpochLog] = []
-        self.fingerprint = self._fingerprint([*self.graphs, *valid])
+        self.fingerprint = fingerprint(
+            model,
+            settings.model_copy(update={"batches_per_step": self.batches_per_step}),
+            [*self.graphs, *valid],
+            head_weights=self.head_weights,
+        )
         self.processes.require_same(json.dumps(self.fingerprint, sort_keys=True), what="settings and data")
         self.loss = self._loss()
         self._started = time.perf_counter()
@@ -219,18 +221,6 @@ class _Trainer:
                     f"Setting {name} needs validation frames; there is none with neighbours.",
                     remedy="Give valid_frames, or another setting.",
                 )
-
-    def _fingerprint(self, graphs: list[GraphBatch]) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return {
-            "settings": _course_settings(self.settings) | {"batches_per_step": self.batches_per_step},
-            "model": digest.hexdigest(),
-            "data": data_fingerprint(graphs),
-            "head_weights": {str(head): weight for head, weight in sorted(self.head_weights.items())},
-        }
 
     def _loss(self) -> Loss:
         factor = self.settings.stage_two_energy_factor if self.course.progress.in_stage_two else 1.0
@@ -389,9 +379,7 @@ class _Trainer:
         self.processes.require_same(json.dumps(state, sort_keys=True), what="checkpoint")
         if checkpoint is None:
             return
-        known = state["fingerprint"] | {"settings": _with_defaults(state["fingerprint"].get("settings"))}
-        differing = [key for key, value in self.fingerprint.items() if known.get(key) != value]
-        if differing:
+        if differing := differences(self.fingerprint, state["fingerprint"]):
             raise TrainingError(
                 f"The checkpoint in {self.checkpoint_dir} belongs to another training: "
                 f"{' and '.join(differing)} differ.",
@@ -404,16 +392,3 @@ class _Trainer:
             progress.stop_reason, progress.interrupted = None, False
         self.loss = self._loss()
         logger.info("Training goes on from epoch %d", progress.epoch)
-
-
-def _course_settings(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings that decide the course of a training, as JSON."""
-    return settings.model_dump(mode="json", exclude=set(RESUME_MAY_CHANGE))
-
-
-def _with_defaults(stored: Any) -> Any:
-    """Return a checkpoint's settings with those that came later at their defaults, under which it was made."""
-    try:
-        return _course_settings(TrainingSettings.model_validate(stored))
-    except ValidationError:
-        return stored
