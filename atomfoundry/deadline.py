@@ -23,7 +23,7 @@ _END_TIMES = ("ATOMFOUNDRY_DEADLINE", "SLURM_JOB_END_TIME")
 
 
 class NoTimeLeftError(AtomfoundryError):
-    """The process must end before this work could begin; nothing is lost, it is done in a later job."""
+    """The process must end before this work could begin or end; nothing is lost, a later job does the rest."""
 
 
 def end_time() -> float | None:

@@ -15,6 +15,7 @@ from atomfoundry.makers.modelling import (
     load_artifact_model,
     model_document,
     progress_callback,
+    require_end,
     training_settings,
 )
 
@@ -55,7 +56,7 @@ class FineTuneMaker(Maker):
 
     @foundry_job(output_schema=ModelDoc)
     def make(self, model: ModelDoc, fine: DatasetDoc, pretraining: DatasetDoc) -> ModelDoc:
-        """Fine-tune; a killed job goes on from its last checkpoint.
+        """Fine-tune; a killed or interrupted job goes on from its last checkpoint.
 
         Parameters
         ----------
@@ -107,6 +108,7 @@ class FineTuneMaker(Maker):
                 callback=progress_callback(settings.max_epochs),
                 **head,
             )
+        require_end(tuned.training, where=self.name)
         return model_document(
             tuned.model,
             {self.head: pretraining, self.fine_head: fine},

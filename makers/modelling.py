@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.documents import DatasetDoc, EpochRecord, HeadDoc, ModelDoc
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.frames import open_dataset
+from atomfoundry.makers.label_time import reason_to_stop
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from atomfoundry.models import Allegro
     from atomfoundry.models.training.settings import TrainingSettings
+    from atomfoundry.models.training.trainer import TrainingResult
 
 MODEL_MEDIA_TYPE = "application/vnd.atomfoundry.model"
 
@@ -61,16 +64,34 @@ def training_settings(changes: dict[str, Any], *, seed: int, where: str) -> Trai
 
 def progress_callback(max_epochs: int) -> Callable[[EpochRecord], None]:
     """Return a callback that shows the current losses in the runner's display."""
+    from atomfoundry.models.training.logs import describe
 
     def show(record: EpochRecord) -> None:
-        text = f"epoch {record.epoch}/{max_epochs}, loss {record.train_loss:.2e}"
-        if record.energy_mae is not None:
-            text += f", E {record.energy_mae * 1000:.1f} meV/atom"
-        if record.forces_mae is not None:
-            text += f", F {record.forces_mae * 1000:.0f} meV/A"
-        report_progress(text, record.epoch / max(max_epochs, 1))
+        report_progress(describe(record, max_epochs), record.epoch / max(max_epochs, 1))
 
     return show
+
+
+def require_end(training: TrainingResult, *, where: str) -> None:
+    """Let a later job go on with a training that had to stop because its process must end.
+
+    Parameters
+    ----------
+    training
+        What there is; its checkpoint is in the job's folder.
+    where
+        The job's name.
+
+    Raises
+    ------
+    NoTimeLeftError
+        If the training is not at its end.
+    """
+    if training.interrupted:
+        raise NoTimeLeftError(
+            f"The training of '{where}' was interrupted in epoch {training.n_epochs + 1}, because {reason_to_stop()}.",
+            remedy="Run the flow again: it goes on from its checkpoint.",
+        )
 
 
 def model_document(

@@ -17,6 +17,7 @@ from atomfoundry.makers.modelling import (
     load_artifact_model,
     model_document,
     progress_callback,
+    require_end,
     training_settings,
 )
 
@@ -55,7 +56,7 @@ class TrainMaker(Maker):
 
     @foundry_job(output_schema=ModelDoc)
     def make(self, datasets: dict[str, DatasetDoc], start: ModelDoc | None = None) -> ModelDoc:
-        """Train; a killed job goes on from its last checkpoint.
+        """Train; a killed or interrupted job goes on from its last checkpoint.
 
         Parameters
         ----------
@@ -101,6 +102,7 @@ class TrainMaker(Maker):
             head_weights=self.head_weights,
             callback=progress_callback(settings.max_epochs),
         )
+        require_end(result, where=self.name)
         return model_document(
             result.model,
             datasets,

@@ -167,7 +167,14 @@ def _labels(atoms: Atoms) -> dict[str, np.ndarray | float]:
     return {key: value for key, value in atoms.calc.results.items() if value is not None}
 
 
-def build_graph(atoms: Atoms, *, cutoff: float, type_names: Sequence[str], head: int = 0) -> GraphBatch:
+def build_graph(
+    atoms: Atoms,
+    *,
+    cutoff: float,
+    type_names: Sequence[str],
+    head: int = 0,
+    edges: tuple[Tensor, Tensor] | None = None,
+) -> GraphBatch:
     """Build the graph of one structure.
 
     Parameters
@@ -181,6 +188,8 @@ def build_graph(atoms: Atoms, *, cutoff: float, type_names: Sequence[str], head:
         The model's elements, in its order.
     head
         Index of the readout head.
+    edges
+        ``edge_index`` and ``shifts`` of an earlier graph of the same structure and cutoff; None: find them.
 
     Raises
     ------
@@ -201,15 +210,17 @@ def build_graph(atoms: Atoms, *, cutoff: float, type_names: Sequence[str], head:
         )
     pbc = np.asarray(atoms.pbc, dtype=bool)
     cell = np.where(pbc[:, None], atoms.cell.array, 0.0)
-    pairs, shifts = neighbour_pairs(atoms.positions, cell=cell, pbc=pbc, cutoff=cutoff)
-    vectors = atoms.positions[pairs[1]] - atoms.positions[pairs[0]] + shifts @ cell
-    near = np.flatnonzero((vectors**2).sum(axis=1) < CLOSEST**2)
-    if len(near):
-        raise ModelError(
-            f"Structure {name or atoms.get_chemical_formula()}: atoms {pairs[0, near[0]]} and "
-            f"{pairs[1, near[0]]} are at the same place.",
-            remedy="Remove one of them.",
-        )
+    if edges is None:
+        pairs, shifts = neighbour_pairs(atoms.positions, cell=cell, pbc=pbc, cutoff=cutoff)
+        vectors = atoms.positions[pairs[1]] - atoms.positions[pairs[0]] + shifts @ cell
+        near = np.flatnonzero((vectors**2).sum(axis=1) < CLOSEST**2)
+        if len(near):
+            raise ModelError(
+                f"Structure {name or atoms.get_chemical_formula()}: atoms {pairs[0, near[0]]} and "
+                f"{pairs[1, near[0]]} are at the same place.",
+                remedy="Remove one of them.",
+            )
+        edges = torch.from_numpy(pairs), torch.from_numpy(shifts.astype(np.float64))
     labels = _labels(atoms)
     forces = np.asarray(labels.get("forces", np.full((len(atoms), 3), np.nan)), dtype=np.float64)
     stress = np.full((3, 3), np.nan)
@@ -221,8 +232,8 @@ def build_graph(atoms: Atoms, *, cutoff: float, type_names: Sequence[str], head:
         positions=torch.tensor(atoms.positions, dtype=torch.float64),
         cell=torch.tensor(cell, dtype=torch.float64)[None],
         periodic=torch.tensor([bool(pbc.all())]),
-        edge_index=torch.from_numpy(pairs),
-        shifts=torch.from_numpy(shifts.astype(np.float64)),
+        edge_index=edges[0],
+        shifts=edges[1],
         batch=torch.zeros(len(atoms), dtype=torch.int64),
         head=torch.tensor([head], dtype=torch.int64),
         frame_ids=[name],

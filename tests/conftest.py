@@ -9,6 +9,7 @@ TOGETHER = (
     "makers/test_modelling.py",
     "makers/test_label_isolation.py",
     "makers/test_label_deadline.py",
+    "models/test_training_distributed.py",
     "engines/espresso/test_espresso_real.py",
     "engines/test_isolation.py",
     "models/lammps/test_pair_style.py",

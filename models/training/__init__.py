@@ -10,9 +10,12 @@ from typing import Any
 
 _HOMES = {
     "ElementErrors": "monitor",
+    "LiveLine": "logs",
     "Loss": "loss",
     "LossSettings": "settings",
     "ReferenceEnergies": "energies",
+    "Sharpness": "sharpness",
+    "TrainingJob": "distributed",
     "TrainingResult": "trainer",
     "TrainingSettings": "settings",
     "allegro_fm_profile": "settings",
@@ -20,6 +23,9 @@ _HOMES = {
     "finetune_profile": "settings",
     "fit_reference_energies": "energies",
     "force_rms": "energies",
+    "measure_sharpness": "sharpness",
+    "read_csv_log": "logs",
+    "run_job": "distributed",
     "train": "trainer",
 }
 

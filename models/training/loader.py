@@ -1,12 +1,12 @@
-"""From frames to graphs, and from graphs to batches (ALGORITHMS 3.6)."""
+"""From frames to graphs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from atomfoundry.errors import TrainingError
@@ -38,7 +38,9 @@ def by_head(model: Allegro, frames: FramesByHead | None) -> dict[int, list[Atoms
     return {0: list(frames)}
 
 
-def prepare_graphs(model: Allegro, frames: Frames, *, head: int = 0) -> list[GraphBatch]:
+def prepare_graphs(
+    model: Allegro, frames: Frames, *, head: int = 0, edge_cache: str | Path | None = None
+) -> list[GraphBatch]:
     """Return one graph a frame; neighbour lists are built here and never again.
 
     Parameters
@@ -49,27 +51,33 @@ def prepare_graphs(model: Allegro, frames: Frames, *, head: int = 0) -> list[Gra
         Atoms with labels, or graphs made before (kept as they are, but for the head).
     head
         Index of the head that the labels belong to.
+    edge_cache
+        Folder that keeps the edges for other trainings on the same structures; None: they are not kept.
 
     Raises
     ------
     TrainingError
-        If a prebuilt graph holds several structures.
+        If a prebuilt graph holds several structures, or the folder cannot be written.
     """
-    graphs = []
-    for frame in frames:
-        if isinstance(frame, GraphBatch):
-            if frame.energy.shape[0] != 1:
-                raise TrainingError(
-                    f"A prebuilt graph of {frame.energy.shape[0]} structures was given.",
-                    remedy="Give one graph a structure.",
-                )
-            graph = frame
-            if int(graph.head[0]) != head:
-                graph = build_copy_with_head(graph, head)
-        else:
-            graph = build_graph(frame, cutoff=model.config.cutoff, type_names=model.config.type_names, head=head)
-        graphs.append(graph)
-    return graphs
+    config = model.config
+    build: dict[str, Any] = {"cutoff": config.cutoff, "type_names": config.type_names, "head": head}
+    atoms = [frame for frame in frames if not isinstance(frame, GraphBatch)]
+    if edge_cache is None:
+        built: Iterator[GraphBatch] = (build_graph(frame, **build) for frame in atoms)
+    else:
+        from atomfoundry.models.training.edge_cache import graphs_with_cache
+
+        built = iter(graphs_with_cache(atoms, folder=edge_cache, **build))
+    return [_given(frame, head) if isinstance(frame, GraphBatch) else next(built) for frame in frames]
+
+
+def _given(graph: GraphBatch, head: int) -> GraphBatch:
+    if graph.energy.shape[0] != 1:
+        raise TrainingError(
+            f"A prebuilt graph of {graph.energy.shape[0]} structures was given.",
+            remedy="Give one graph a structure.",
+        )
+    return graph if int(graph.head[0]) == head else build_copy_with_head(graph, head)
 
 
 def build_copy_with_head(graph: GraphBatch, head: int) -> GraphBatch:
@@ -117,50 +125,6 @@ def graph_force_rms(graphs: Sequence[GraphBatch]) -> float:
         total += float((values.double() ** 2).sum())
         count += values.numel()
     return (total / count) ** 0.5 if count else 0.0
-
-
-def plan_batches(
-    graphs: Sequence[GraphBatch],
-    *,
-    batch_size: int,
-    max_edges: int | None,
-    seed: int,
-    epoch: int,
-) -> list[list[int]]:
-    """Return one epoch's batches as indices into the graphs.
-
-    Each head's frames are shuffled and spread evenly over the epoch, so that every batch mixes the heads in
-    the proportion of the whole. A structure larger than `max_edges` forms a batch of its own.
-
-    Parameters
-    ----------
-    graphs
-        One structure each.
-    batch_size, max_edges
-        Limits of a batch.
-    seed, epoch
-        Decide the order; nothing else does.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    heads = np.array([int(graph.head[0]) for graph in graphs])
-    place = np.empty(len(graphs))
-    for head in np.unique(heads):
-        members = np.flatnonzero(heads == head)
-        place[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    order = np.lexsort((heads, place)).tolist()
-    batches: list[list[int]] = []
-    edges = 0
-    for index in order:
-        size = n_edges(graphs[index])
-        full = bool(batches) and (
-            len(batches[-1]) >= batch_size or (max_edges is not None and edges + size > max_edges)
-        )
-        if not batches or full:
-            batches.append([])
-            edges = 0
-        batches[-1].append(index)
-        edges += size
-    return batches
 
 
 def data_fingerprint(graphs: Sequence[GraphBatch]) -> str:

@@ -18,6 +18,7 @@ from atomfoundry.units import EV_PER_A3_IN_GPA
 
 if TYPE_CHECKING:
     from atomfoundry.models.graph import GraphBatch
+    from atomfoundry.models.training.processes import Processes
     from atomfoundry.models.training.settings import LossSettings
 
 ENERGY_DELTA = 0.01
@@ -26,6 +27,9 @@ FORCES_DELTA = 0.01
 """Huber width of small forces, eV/A."""
 STRESS_DELTA = 0.01
 """Huber width of stresses, eV/A^3."""
+
+QUANTITIES = ("energy", "forces", "stress")
+"""What a structure may be labelled with."""
 
 TermKey = tuple[int, str]
 """Head index and 'energy', 'forces' or 'stress'."""
@@ -43,6 +47,36 @@ class LossTerms:
         for key, value in other.sums.items():
             self.sums[key] = self.sums.get(key, torch.zeros((), dtype=torch.float64)) + value.detach()
             self.counts[key] = self.counts.get(key, 0) + other.counts[key]
+
+
+def over_all(terms: LossTerms, processes: Processes, *, n_heads: int) -> LossTerms:
+    """Return the terms of all processes, as one of them can differentiate them.
+
+    The sums have everybody's value but the gradient of this process's part. For one process alone they are `terms`.
+
+    Parameters
+    ----------
+    terms
+        Of this process.
+    processes
+        All of them.
+    n_heads
+        Heads of the model.
+    """
+    if processes.alone:
+        return terms
+    keys = [(head, quantity) for head in range(n_heads) for quantity in QUANTITIES]
+    own = [float(terms.sums[key].detach()) if key in terms.sums else 0.0 for key in keys]
+    summed = processes.sum([*own, *(float(terms.counts.get(key, 0)) for key in keys)])
+    whole = LossTerms()
+    for key, value, count in zip(keys, summed[: len(keys)], summed[len(keys) :], strict=True):
+        if count:
+            whole.counts[key] = int(count)
+            whole.sums[key] = torch.tensor(value, dtype=torch.float64)
+            if key in terms.sums:
+                # the second summand is zero, so that all processes see the same bits
+                whole.sums[key] = whole.sums[key] + (terms.sums[key] - terms.sums[key].detach())
+    return whole
 
 
 def huber(error: Tensor, delta: float | Tensor) -> Tensor:
@@ -151,11 +185,49 @@ class Loss:
         value = torch.zeros((), dtype=torch.float64)
         for (head, quantity), part in terms.sums.items():
             mean = part / terms.counts[head, quantity]
-            if self.settings.kind != "mace_universal" and self.settings.form == "rmse":
+            if not self.is_linear:
                 # the square root's slope is infinite at zero error
                 mean = torch.sqrt(mean + 1e-30)
             value = value + self.head_weights.get(head, 1.0) * self.weights[quantity] * mean
         return value
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the loss is linear in the sums: all but root mean squares are."""
+        return self.settings.kind == "mace_universal" or self.settings.form == "mse"
+
+    def counts(self, batch: GraphBatch) -> dict[TermKey, int]:
+        """Return the counts that `terms` will find, from the labels alone.
+
+        Parameters
+        ----------
+        batch
+            Structures with labels.
+        """
+        found: dict[TermKey, int] = {}
+        for head in batch.head.unique().tolist():
+            chosen = batch.head == head
+            masks = {
+                "energy": chosen & torch.isfinite(batch.energy),
+                "forces": chosen[batch.batch][:, None] & torch.isfinite(batch.forces),
+                "stress": chosen[:, None, None] & torch.isfinite(batch.stress),
+            }
+            for quantity, mask in masks.items():
+                if self.weights[quantity] > 0 and (count := int(mask.sum())):
+                    found[head, quantity] = count
+        return found
+
+    def slopes(self, terms: LossTerms) -> dict[TermKey, Tensor]:
+        """Return the derivative of `total` by each of the sums.
+
+        Parameters
+        ----------
+        terms
+            Of the whole step.
+        """
+        leaves = {key: value.detach().clone().requires_grad_() for key, value in terms.sums.items()}
+        gradients = torch.autograd.grad(self.total(LossTerms(leaves, terms.counts)), list(leaves.values()))
+        return dict(zip(leaves, gradients, strict=True))
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: GraphBatch) -> Tensor:
         """Return the loss of one batch, a float64 scalar."""

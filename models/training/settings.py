@@ -81,6 +81,18 @@ class TrainingSettings(BaseModel):
     max_epochs: int = Field(default=60, ge=0)
     batch_size: int = Field(default=2, ge=1, description="Most structures in a batch")
     max_edges: int | None = Field(default=None, ge=1, description="Most directed edges in a batch")
+    batching: Literal["shuffled", "balanced"] = Field(
+        default="shuffled",
+        description="'balanced': batches of structures of similar size, steps of batches of similar cost; "
+        "for sets of very different sizes. Heads whose structures differ in size then seldom share a batch",
+    )
+    batches_per_step: int | None = Field(
+        default=1,
+        ge=1,
+        description="Batches of one optimiser step, shared by all processes. With a number the course does not "
+        "depend on how many processes train; None: one for each process. A process that has several evaluates one "
+        "after the other",
+    )
     lr: float = Field(default=5e-3, gt=0, description="Peak learning rate")
     betas: tuple[float, float] = (0.9, 0.999)
     amsgrad: bool = False
@@ -94,6 +106,13 @@ class TrainingSettings(BaseModel):
         default=0.99, ge=0, lt=1, description="Exponential moving average of the weights; None: none"
     )
     clip_norm: float | None = Field(default=None, gt=0, description="Global L2 norm of the gradient")
+    sam_rho: float = Field(
+        default=0.0,
+        ge=0,
+        description="Sharpness-aware minimisation (Allegro-Legato): length of the step uphill where the gradient is "
+        "taken, e.g. 0.005; doubles the time of a step. 0: none",
+    )
+    sam_adaptive: bool = Field(default=False, description="The step uphill moves a weight in proportion to its size")
     schedule: Literal["constant", "plateau", "cosine", "one_cycle"] = "cosine"
     warmup_fraction: float = Field(default=0.02, ge=0, lt=1, description="Of max_epochs, learning rate linear from 0")
     final_lr_fraction: float = Field(
@@ -120,6 +139,10 @@ class TrainingSettings(BaseModel):
     max_wall_time_s: float | None = Field(
         default=None, gt=0, description="Stop after so long; such a run is not reproducible"
     )
+    csv_log: bool = Field(default=True, description="Write training.csv into the directory, one row an epoch")
+    tensorboard: bool = Field(
+        default=False, description="Write TensorBoard events into the directory; needs 'atomfoundry[tensorboard]'"
+    )
     num_threads: int | None = Field(default=1, ge=1, description="Of torch while training; None: as they are")
     seed: int = 0
 
@@ -131,7 +154,15 @@ class TrainingSettings(BaseModel):
 
 
 RESUME_MAY_CHANGE = frozenset(
-    {"checkpoint_epochs", "checkpoint_interval_s", "max_wall_time_s", "num_threads", "eval_batch_size"}
+    {
+        "checkpoint_epochs",
+        "checkpoint_interval_s",
+        "csv_log",
+        "eval_batch_size",
+        "max_wall_time_s",
+        "num_threads",
+        "tensorboard",
+    }
 )
 """Settings that do not change the course of a training, so a resumed one may differ in them."""
 

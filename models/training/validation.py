@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from atomfoundry.models.graph import GraphBatch, collate
-from atomfoundry.models.training.loss import Loss, LossTerms
+from atomfoundry.models.training.loss import Loss, LossTerms, over_all
+from atomfoundry.models.training.processes import Processes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,12 @@ class _Mean:
         return self.total / self.count if self.count else None
 
 
-def in_chunks(graphs: Sequence[GraphBatch], size: int) -> list[GraphBatch]:
+def on_device(batch: GraphBatch, device: torch.device) -> GraphBatch:
+    """Return the batch where the model is; the same object if it is there."""
+    return batch if batch.positions.device == device else batch.to(device)
+
+
+def in_chunks(graphs: Sequence[GraphBatch], size: int, *, processes: Processes | None = None) -> list[GraphBatch]:
     """Return the graphs collated, `size` a batch, in order.
 
     Parameters
@@ -64,11 +70,16 @@ def in_chunks(graphs: Sequence[GraphBatch], size: int) -> list[GraphBatch]:
         One structure each.
     size
         Most structures a batch.
+    processes
+        Return only this process's share of the batches; None: all.
     """
-    return [collate(list(graphs[start : start + size])) for start in range(0, len(graphs), size)]
+    starts = (processes or Processes()).share(range(0, len(graphs), size))
+    return [collate(list(graphs[start : start + size])) for start in starts]
 
 
-def validate(model: Allegro, batches: Sequence[GraphBatch], loss: Loss) -> ValidationErrors:
+def validate(
+    model: Allegro, batches: Sequence[GraphBatch], loss: Loss, *, processes: Processes | None = None
+) -> ValidationErrors:
     """Return the errors of a model; sums run over the whole set, so batches do not matter.
 
     Parameters
@@ -79,10 +90,15 @@ def validate(model: Allegro, batches: Sequence[GraphBatch], loss: Loss) -> Valid
         Labelled structures.
     loss
         The training loss.
+    processes
+        Who validates together, each with its own batches; None: this process alone.
     """
+    processes = processes or Processes()
+    device = next(model.parameters()).device
     terms = LossTerms()
     means = {"energy": _Mean(), "forces": _Mean(), "stress": _Mean()}
     for batch in batches:
+        batch = on_device(batch, device)
         outputs = model(batch, forces=True, stress=True, create_graph=False)
         terms.add(loss.terms(outputs, batch))
         with torch.no_grad():
@@ -91,6 +107,10 @@ def validate(model: Allegro, batches: Sequence[GraphBatch], loss: Loss) -> Valid
             means["forces"].add(outputs["forces"] - batch.forces, batch.forces)
             error, reference = outputs["stress"] - batch.stress, batch.stress
             means["stress"].add(error[:, UPPER[0], UPPER[1]], reference[:, UPPER[0], UPPER[1]])
+    terms = over_all(terms, processes, n_heads=len(model.config.heads))
+    summed = processes.sum([number for mean in means.values() for number in (mean.total, mean.count)])
+    for mean, total, count in zip(means.values(), summed[::2], summed[1::2], strict=True):
+        mean.total, mean.count = total, int(count)
     return ValidationErrors(
         loss=float(loss.total(terms)),
         energy_mae=means["energy"].value,

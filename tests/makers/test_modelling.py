@@ -14,6 +14,7 @@ from ase.build import bulk
 from jobflow import Flow, run_locally
 
 from atomfoundry.datasets import attach_labels, split, with_metadata
+from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.documents import DatasetDoc, LevelOfTheory
 from atomfoundry.makers.active_learning import ExploreMaker
 from atomfoundry.makers.dataset import dataset_document
@@ -175,3 +176,24 @@ def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_p
         TrainMaker(architecture={"cut_off": 3}).make.original(
             TrainMaker(architecture={"cut_off": 3}), {"pt": chain["base"]}
         )
+
+
+@pytest.mark.parametrize("method", ["train", "replay"])
+def test_a_training_whose_process_must_end_is_left_to_a_later_job(
+    project: Project, chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    if method == "train":
+        job = TrainMaker(architecture=ARCHITECTURE, training=SHORT).make({"pt": chain["base"]})
+    else:
+        maker = FineTuneMaker(method=method, training=SHORT)
+        job = maker.make(chain["train"], chain["task"], chain["base"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATOMFOUNDRY_DEADLINE", "1")
+    with pytest.raises(NoTimeLeftError, match=r"interrupted in epoch 1, because the job ends soon"):
+        job.run(project.job_store())
+    assert (tmp_path / "checkpoint").is_dir()
+    assert not (tmp_path / "model").exists()
+    monkeypatch.delenv("ATOMFOUNDRY_DEADLINE")
+    document = job.run(project.job_store()).output
+    assert (document.stop_reason, document.n_epochs) == ("max_epochs", 3)
+    assert [r.train_loss for r in document.history] == [r.train_loss for r in chain[method].history]

@@ -2,86 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.lj import LennardJones
-from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors import safe_open
 
-from atomfoundry.datasets import frame_id
+sys.path.insert(0, str(Path(__file__).parent))
+from argon import Killed, config, crystals, equal, labelled, losses, settings, weights
+
 from atomfoundry.errors import TrainingError
-from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+from atomfoundry.models.allegro.config import HeadConfig
 from atomfoundry.models.allegro.model import Allegro
-from atomfoundry.models.graph import build_graph
-from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from atomfoundry.models.training.loader import plan_batches, prepare_graphs
+from atomfoundry.models.graph import collate
+from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from atomfoundry.models.training.loader import graph_force_rms, prepare_graphs
+from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
-
-CUTOFF = 4.5
-
-
-def labelled(atoms, keys=("energy", "forces", "stress")):
-    """Lennard-Jones argon-like labels."""
-    atoms = atoms.copy()
-    atoms.calc = LennardJones(sigma=2.6, epsilon=0.3, rc=6.0, smooth=True)
-    results = {
-        "energy": atoms.get_potential_energy(),
-        "forces": atoms.get_forces(),
-        "stress": atoms.get_stress() if atoms.pbc.all() else None,
-    }
-    atoms.calc = SinglePointCalculator(atoms, **{k: results[k] for k in keys if results[k] is not None})
-    atoms.info["frame_id"] = frame_id(atoms)
-    return atoms
-
-
-def crystals(n=8, seed=0):
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Ar", "fcc", a=4.1 * rng.uniform(0.97, 1.06)) * (2, 1, 1)
-        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
-        frames.append(labelled(atoms))
-    return frames
-
-
-def config(heads=None, dtype="float32", **changes):
-    values = {
-        "type_names": ["Ar"],
-        "cutoff": CUTOFF,
-        "num_channels": 4,
-        "l_max": 1,
-        "n_layers": 1,
-        "two_body_dims": [8, 8],
-        "latent_dims": [8, 8],
-        "edge_energy_dims": [8],
-        "avg_num_neighbors": 16.0,
-        "heads": heads or [HeadConfig(isolated_energies={"Ar": 0.0}, scale=0.5)],
-        "dtype": dtype,
-        "seed": 1,
-    }
-    return AllegroConfig(**(values | changes))
-
-
-def settings(**changes):
-    values = {"max_epochs": 6, "batch_size": 3, "lr": 0.01, "seed": 3}
-    return TrainingSettings(**(values | changes))
-
-
-def weights(model):
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def equal(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def losses(result):
-    return [(r.epoch, r.train_loss, r.valid_loss, r.learning_rate) for r in result.history]
 
 
 def test_it_learns_and_returns_the_best_averaged_weights():
@@ -97,16 +40,34 @@ def test_it_learns_and_returns_the_best_averaged_weights():
     assert sum(result.gradient_shares.values()) == pytest.approx(1.0)
 
 
+def test_it_is_the_plain_loop_bit_for_bit():
+    """Shuffled batches, Adam, cosine, moving average: nothing else happens."""
+    asked, frames, model = settings(max_epochs=3), crystals(5), Allegro(config())
+    graphs = prepare_graphs(model, frames)
+    loss = Loss(asked.loss, force_rms={0: graph_force_rms(graphs)})
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    average, schedule = MovingAverage(model.named_parameters(), decay=asked.ema_decay), Schedule(asked)
+    for epoch in range(3):
+        order = np.random.default_rng([asked.seed, epoch]).permutation(5)
+        place = np.empty(5)
+        place[order] = np.arange(5)
+        order = np.argsort(place)
+        for step, members in enumerate((order[:3], order[3:])):
+            batch = collate([graphs[i] for i in members])
+            optimizer.zero_grad()
+            loss(model(batch, create_graph=True), batch).backward()
+            optimizer.param_groups[0]["lr"] = schedule.learning_rate((epoch + (step + 0.5) / 2) / 3)
+            optimizer.step()
+            average.update(model.named_parameters())
+    assert equal(average.values, weights(train(config(), frames, settings=asked).model))
+
+
 def test_the_same_seed_gives_the_same_bits():
     runs = [train(config(), crystals(), crystals(2, seed=9), settings=settings()) for _ in range(2)]
     assert losses(runs[0]) == losses(runs[1])
     assert equal(weights(runs[0].model), weights(runs[1].model))
     other = train(config(), crystals(), crystals(2, seed=9), settings=settings(seed=4))
     assert losses(other) != losses(runs[0])
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -167,6 +128,32 @@ def test_a_finished_training_returns_at_once(tmp_path):
     assert seen == []
     assert again.history == first.history
     assert equal(weights(again.model), weights(first.model))
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default(tmp_path):
+    whole = train(config(), crystals(4), settings=settings(max_epochs=2), directory=tmp_path / "whole")
+    train(config(), crystals(4), settings=settings(max_epochs=2, max_wall_time_s=1e-6), directory=tmp_path)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    for later in ("sam_rho", "sam_adaptive", "batching", "batches_per_step"):
+        del checkpoint.state["fingerprint"]["settings"][later]
+    del checkpoint.state["progress"]["interrupted"]
+    save_checkpoint(tmp_path / "checkpoint", checkpoint)
+    with pytest.raises(TrainingError, match="settings differ"):
+        train(config(), crystals(4), settings=settings(max_epochs=2, sam_rho=0.1), directory=tmp_path)
+    resumed = train(config(), crystals(4), settings=settings(max_epochs=2), directory=tmp_path)
+    assert losses(resumed) == losses(whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_a_gpu_is_trained_there(tmp_path):
+    model = Allegro(config()).to("cuda")
+    asked = settings(checkpoint_epochs=1, sam_rho=0.01, clip_norm=1.0)
+    result = train(model, crystals(), crystals(2, seed=9), settings=asked, directory=tmp_path)
+    assert next(result.model.parameters()).device.type == "cuda"
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    again = train(Allegro(config()).to("cuda"), crystals(), crystals(2, seed=9), settings=asked, directory=tmp_path)
+    assert losses(again) == losses(result)
 
 
 @pytest.mark.parametrize("what", ["settings", "data", "model"])
@@ -267,13 +254,15 @@ def test_forces_that_are_all_missing_cannot_normalise():
         train(config(), [labelled(f, keys=("energy",)) for f in crystals(2)], settings=asked)
 
 
-def test_nan_losses_skip_halve_and_abort():
+@pytest.mark.parametrize("sam_rho", [0.0, 0.01])
+def test_nan_losses_skip_halve_and_abort(sam_rho):
     broken = crystals(1)[0]
     broken.info["weight"] = float("inf")
     frames = [*crystals(2, seed=1), broken]
-    asked = settings(max_epochs=4, batch_size=1)
+    asked = settings(max_epochs=4, batch_size=1, sam_rho=sam_rho)
     result = train(config(), frames, settings=asked)
     assert result.n_skipped == 4
+    assert all(torch.isfinite(value).all() for value in weights(result.model).values())
     assert np.isfinite([r.train_loss for r in result.history]).all()
     with pytest.raises(TrainingError, match=broken.info["frame_id"]):
         train(config(), [broken], settings=settings(max_epochs=20, batch_size=1))
@@ -304,21 +293,6 @@ def test_frozen_parts_do_not_move(part):
         assert readouts < moved
         assert not any(n.startswith(("embedding.", "two_body.")) for n in moved)
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_batches_mix_heads_and_keep_limits():
-    frames = crystals(1)
-    graphs = [build_graph(frames[0], cutoff=CUTOFF, type_names=["Ar"], head=h) for h in [0] * 12 + [1] * 4]
-    size = graphs[0].edge_index.shape[1]
-    plan = plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
-    assert sorted(index for batch in plan for index in batch) == list(range(16))
-    assert [sum(i >= 12 for i in batch) for batch in plan] == [1, 1, 1, 1]
-    assert plan == plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=0)
-    assert plan != plan_batches(graphs, batch_size=4, max_edges=None, seed=0, epoch=1)
-    small = plan_batches(graphs, batch_size=4, max_edges=2 * size, seed=0, epoch=0)
-    assert {len(batch) for batch in small} == {2}
-    alone = plan_batches(graphs, batch_size=4, max_edges=size - 1, seed=0, epoch=0)
-    assert {len(batch) for batch in alone} == {1}
 
 
 def test_learning_rates():

@@ -155,3 +155,26 @@ def test_molecules_have_no_stress_term():
     batch = batch_of(molecule)
     terms = Loss(LossSettings(stress_unit="eV/atom")).terms(outputs_like(batch), batch)
     assert set(terms.sums) == {(0, "energy"), (0, "forces")}
+
+
+@pytest.mark.parametrize("kind", ["allegro_fm", "mace_universal"])
+def test_counts_follow_from_the_labels(kind):
+    frames = [crystal(-1.0, np.full((2, 3), 0.1)), crystal(), crystal(stress=np.full(6, 0.1)), crystal(-3.0)]
+    batch = batch_of(*frames, heads=[0, 0, 1, 1])
+    for weights in ({}, {"forces_weight": 0.0}):
+        loss = Loss(LossSettings(kind=kind, stress_unit="eV/A^3", **weights))
+        assert loss.counts(batch) == loss.terms(outputs_like(batch), batch).counts
+
+
+def test_slopes_are_the_derivatives_of_the_total():
+    terms = LossTerms(
+        {(0, "energy"): torch.tensor(3.0), (1, "forces"): torch.tensor(8.0)}, {(0, "energy"): 4, (1, "forces"): 2}
+    )
+    squares = Loss(LossSettings(stress_unit="GPa"), head_weights={1: 0.5})
+    assert {key: slope.item() for key, slope in squares.slopes(terms).items()} == {
+        (0, "energy"): 2.0,
+        (1, "forces"): 0.25,
+    }
+    roots = Loss(LossSettings(stress_unit="GPa", form="rmse"), head_weights={1: 0.5})
+    assert not roots.is_linear and squares.is_linear
+    assert roots.slopes(terms)[1, "forces"].item() == pytest.approx(0.5 * 0.5 / 2.0 / 2)
