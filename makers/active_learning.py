@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
-from atomfoundry.makers.frames import open_dataset, store_frames, structure_set
+from atomfoundry.errors import ConfigurationError
+from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames, structure_set
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
+from atomfoundry.makers.modelling import frames_of
+from atomfoundry.makers.seats import ModelLike, Seat, take_seat
 from atomfoundry.results import current_artifacts, report_progress
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomfoundry.models.exploration import ForceUncertainty
 
 
 @dataclass
 class ExploreMaker(Maker):
     """Molecular dynamics with a model that watches its own uncertainty; uncertain frames are kept (5.4, 5.5).
+
+    A model of ours has LLPR. Any other calculator takes a committee, whose disagreement on forces is calibrated on the
+    dataset's validation frames; without one, frames are chosen by their distance to the training set alone, and the
+    document says so.
 
     Parameters
     ----------
@@ -53,27 +65,42 @@ class ExploreMaker(Maker):
 
     @foundry_job(output_schema=SelectionDoc)
     def make(
-        self, model: ModelDoc, uncertainty: UncertaintyDoc, structures: StructureSetDoc, dataset: DatasetDoc
+        self,
+        model: ModelLike,
+        uncertainty: UncertaintyDoc | None,
+        structures: StructureSetDoc,
+        dataset: DatasetDoc,
+        committee: list[ModelLike] | None = None,
     ) -> SelectionDoc:
         """Explore and select.
 
         Parameters
         ----------
-        model, uncertainty
-            The model and its calibrated uncertainty.
+        model
+            The model that drives, or the description of any calculator
+            (:class:`~atomfoundry.documents.CalculatorSpec`, also as a dictionary).
+        uncertainty
+            Its calibrated uncertainty; None for a calculator that has none.
         structures
             Where the runs start.
         dataset
             What the model knows already.
+        committee
+            Further models or descriptions, for a model without an uncertainty of its own.
+
+        Raises
+        ------
+        ConfigurationError
+            If both an uncertainty and a committee are given, or an uncertainty for a foreign calculator.
         """
-        from atomfoundry.models.descriptors import structure_descriptors
         from atomfoundry.models.exploration import explore, select_frames
-        from atomfoundry.models.uncertainty.llpr import load_uncertainty
+        from atomfoundry.models.uncertainty.committee import NoUncertainty
         from atomfoundry.sampling.enlarge import enlarge
 
-        loaded = load_artifact_model(model)
-        llpr = load_uncertainty(current_artifacts().fetch(uncertainty.llpr), loaded)
-        thresholds = llpr.thresholds(self.head)
+        seat = take_seat(model, head=self.head)
+        watched, words = self._uncertainty(seat, model, uncertainty, committee or [], dataset)
+        alone = isinstance(watched, NoUncertainty)
+        thresholds = watched.thresholds(self.head)
         candidates, runs = [], []
         starts = [enlarge(atoms, self.min_atoms) for atoms in open_dataset(structures.structures).frames()]
         for number, start in enumerate(starts):
@@ -82,7 +109,7 @@ class ExploreMaker(Maker):
                 report_progress(f"MD of {label}")
                 found = explore(
                     start,
-                    llpr,
+                    watched,
                     temperature=temperature,
                     n_steps=self.n_steps,
                     timestep=self.timestep,
@@ -93,30 +120,96 @@ class ExploreMaker(Maker):
                     name=label,
                     seed=self.seed + 1000 * number + round(temperature),
                 )
-                runs.append(found.record)
+                runs.append(found.record.model_copy(update={"sigma_max": []}) if alone else found.record)
                 for frame in found.flagged:
                     frame.info["group_id"] = (
                         f"{start.info.get('group_id', number)}:md-{temperature:.0f}K-round-{self.round}"
                     )
                 candidates.extend(found.flagged)
-        known = frames_of(dataset, "train")
+        sigmas = [frame.info["sigma_forces_max"] for frame in candidates]
+        if alone:
+            for frame in candidates:
+                del frame.info["sigma_forces_max"]
+        points, known = _descriptors(seat, candidates, frames_of(dataset, "train"))
         selection = select_frames(
             candidates,
             self.n_select,
-            sigmas=[frame.info["sigma_forces_max"] for frame in candidates],
-            descriptors=structure_descriptors(loaded, candidates) if candidates else np.zeros((0, 1)),
-            training_descriptors=structure_descriptors(loaded, known),
+            sigmas=sigmas,
+            descriptors=points,
+            training_descriptors=known,
             thresholds=thresholds,
+            exponent=0.0 if alone else 1.0,
         )
         return SelectionDoc(
             round=self.round,
-            thresholds=thresholds,
+            uncertainty=words,
+            thresholds={} if alone else thresholds,
             trajectories=runs,
             n_candidates=len(candidates),
             n_rejected=selection.n_rejected,
             n_selected=len(selection.frames),
             selected=store_frames(selection.frames, name=f"selected in round {self.round}"),
         )
+
+    def _uncertainty(
+        self,
+        seat: Seat,
+        model: ModelLike,
+        uncertainty: UncertaintyDoc | None,
+        committee: list[ModelLike],
+        dataset: DatasetDoc,
+    ) -> tuple[ForceUncertainty, str]:
+        """Return what watches the runs, and what the choice rests on, in words."""
+        from atomfoundry.models.uncertainty.committee import CommitteeUncertainty, NoUncertainty
+        from atomfoundry.models.uncertainty.llpr import load_uncertainty
+
+        if uncertainty is not None:
+            if committee or seat.model is None or not isinstance(model, ModelDoc):
+                raise ConfigurationError(
+                    f"{self.name}: an LLPR uncertainty "
+                    + ("and a committee are given." if committee else f"is given for {seat.label}, which has none."),
+                    remedy="Give a trained model with its uncertainty, or a calculator with a committee.",
+                )
+            return load_uncertainty(current_artifacts().fetch(uncertainty.llpr), seat.model), "LLPR"
+        if not committee:
+            return NoUncertainty(seat.calculator), (
+                f"none: {seat.label} tells no uncertainty; frames were chosen by their distance to the training set "
+                "alone"
+            )
+        seats = [seat, *(take_seat(member, head=self.head) for member in committee)]
+        watched = CommitteeUncertainty([each.calculator for each in seats], names=[each.label for each in seats])
+        frames = frames_of(dataset, "valid")
+        if not frames:
+            raise ConfigurationError(
+                f"{self.name}: the committee cannot be calibrated, because dataset '{dataset.name}' has no validation "
+                "frames.",
+                remedy="Give a dataset with a validation split.",
+            )
+        watched.calibrate(frames)
+        return watched, (
+            f"committee of {', '.join(watched.names)}, disagreement times {watched.quantile:.3g} from "
+            f"{watched.n_calibration} validation frames"
+        )
+
+
+def _descriptors(seat: Seat, candidates: list[Atoms], known: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:
+    """Return descriptors of candidates and of the training set: the model's own where it has some."""
+    if seat.model is not None:
+        from atomfoundry.models.descriptors import structure_descriptors
+
+        return (
+            structure_descriptors(seat.model, candidates) if candidates else np.zeros((0, 1)),
+            structure_descriptors(seat.model, known),
+        )
+    from atomfoundry.models.foreign_descriptors import foreign_structure_descriptors
+
+    elements = sort_elements(symbol for atoms in [*candidates, *known] for symbol in atoms.get_chemical_symbols())
+    if not candidates:
+        return np.zeros((0, 1)), np.zeros((0, 1))
+    return (
+        foreign_structure_descriptors(seat.calculator, candidates, elements=elements),
+        foreign_structure_descriptors(seat.calculator, known, elements=elements),
+    )
 
 
 @dataclass

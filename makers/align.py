@@ -35,6 +35,9 @@ class AlignMaker(Maker):
         ``"atoms"``, ``"bridge"``, or, with all shifts fitted, ``"overlap"`` or ``"pairs"`` (with bond terms).
     scale_forces
         Scale forces and stress with the energy (they then stay derivatives of it).
+    dispersion
+        Where only one level has a D3 correction: ``"keep"``, or ``"subtract_source"`` or ``"add_source"``, which change
+        the source's labels by that of its functional.
     force
         Align even where the procedure would refuse.
     """
@@ -42,6 +45,7 @@ class AlignMaker(Maker):
     name: str = "align"
     mode: Literal["atoms", "bridge", "overlap", "pairs"] = "bridge"
     scale_forces: bool = True
+    dispersion: Literal["keep", "subtract_source", "add_source"] = "keep"
     force: bool = False
 
     @foundry_job(output_schema=AlignmentDoc)
@@ -95,6 +99,7 @@ class AlignMaker(Maker):
             target_isolated_energies=target_atoms,
             mode=self.mode,
             scale_forces=self.scale_forces,
+            dispersion=self.dispersion,
             force=self.force,
             **in_between,
         )
@@ -122,7 +127,7 @@ class AlignDatasetsMaker(Maker):
         Match molecules whatever box they are in, instead of equal frame ids.
     leave_out
         Leave out frames that cannot be aligned instead of stopping; the document counts them.
-    scale_forces, force
+    scale_forces, dispersion, force
         As for :class:`AlignMaker`.
     settings
         Fields of :class:`~atomfoundry.alignment.AlignmentSettings` that differ from its defaults.
@@ -133,6 +138,7 @@ class AlignDatasetsMaker(Maker):
     molecules: bool = False
     leave_out: bool = False
     scale_forces: bool = True
+    dispersion: Literal["keep", "subtract_source", "add_source"] = "keep"
     force: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -182,6 +188,7 @@ class AlignDatasetsMaker(Maker):
             predictor=model_energy(current_artifacts().fetch(model.model)) if model else None,
             key=molecule_key if self.molecules else frame_id,
             scale_forces=self.scale_forces,
+            dispersion=self.dispersion,
             force=self.force,
             settings=alignment_settings(self.settings, where=self.name),
         )
@@ -209,10 +216,10 @@ class AlignDatasetsMaker(Maker):
 
 
 def model_energy(model: Path) -> Callable[[Atoms], float]:
-    """Return what asks a model for total energies (eV)."""
-    from atomfoundry.models import FoundryCalculator
+    """Return what asks a model folder, or any calculator by its name or description, for total energies (eV)."""
+    from atomfoundry.engines.foreign import calculator_of, read_calculator_spec
 
-    calculator = FoundryCalculator(model)
+    calculator = calculator_of(read_calculator_spec(str(model)))
 
     def energy(atoms: Atoms) -> float:
         return float(calculator.get_property("energy", atoms))

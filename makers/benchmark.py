@@ -12,13 +12,13 @@ from atomfoundry.documents import (
     BenchmarkDoc,
     DatasetDoc,
     LabelSetDoc,
-    ModelDoc,
     StructureSetDoc,
 )
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.frames import open_dataset, structure_set
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.makers.modelling import frames_of, load_artifact_model
+from atomfoundry.makers.modelling import frames_of
+from atomfoundry.makers.seats import ModelLike, take_seat
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class BenchmarkMaker(Maker):
     settings
         Settings of the benchmark.
     head
-        Readout head of the model.
+        Readout head of a model of ours.
     reference
         Which label engine computes the same structures: that of the crystals, that of the molecules (aligned to
         the crystals' level), or none.
@@ -84,7 +84,7 @@ class BenchmarkMaker(Maker):
     @foundry_job(output_schema=BenchmarkDoc)
     def make(
         self,
-        model: ModelDoc,
+        model: ModelLike,
         structures: StructureSetDoc,
         dataset: DatasetDoc,
         reference: LabelSetDoc | None = None,
@@ -95,7 +95,8 @@ class BenchmarkMaker(Maker):
         Parameters
         ----------
         model
-            The model to judge.
+            The model to judge, or the description of any calculator
+            (:class:`~atomfoundry.documents.CalculatorSpec`, also as a dictionary).
         structures
             Crystals.
         dataset
@@ -106,21 +107,23 @@ class BenchmarkMaker(Maker):
             Applied to the reference labels, where they are of another level than the model.
         """
         from atomfoundry.benchmarks import GridBenchmark, Parity
-        from atomfoundry.models import FoundryCalculator
 
         benchmark = self.build()
-        calculator = FoundryCalculator(load_artifact_model(model), head=self.head)
+        seat = take_seat(model, head=self.head)
         report_progress(self.name)
-        label = f"{model.name} [{self.head}]"
         if isinstance(benchmark, Parity):
             benchmark.isolated_energies = dict(dataset.isolated_energies)
             frames = frames_of(dataset, *self.splits)
-            return benchmark.run(calculator, frames, name=self.name, calculator_name=label)
-        atoms = self.system(structures)
-        document = None
-        if reference is not None and isinstance(benchmark, GridBenchmark):
-            document = self._reference(benchmark, atoms, reference, alignment)
-        return benchmark.run(calculator, atoms, reference=document, name=self.name, calculator_name=label)
+            result = benchmark.run(seat.calculator, frames, name=self.name, calculator_name=seat.label)
+        else:
+            atoms = self.system(structures)
+            document = None
+            if reference is not None and isinstance(benchmark, GridBenchmark):
+                document = self._reference(benchmark, atoms, reference, alignment)
+            result = benchmark.run(
+                seat.calculator, atoms, reference=document, name=self.name, calculator_name=seat.label
+            )
+        return result.model_copy(update={"calculator_description": seat.description})
 
     def _reference(
         self,

@@ -22,6 +22,7 @@ from jobflow import CURRENT_JOB, Flow, Job, Maker, Response, job
 
 import atomfoundry
 from atomfoundry.documents import FoundryDocument, JobReference, Provenance
+from atomfoundry.makers.profiles import profile_of
 from atomfoundry.results.job_store import recorded_inputs
 
 PACKAGES = (
@@ -78,7 +79,18 @@ def foundry_job(
             result = plain(*args, **kwargs)
             return _stamp(result, current, plain, args, kwargs, clock, job_kwargs.get("output_schema"))
 
-        return job(kind(with_provenance) if kind else with_provenance, **job_kwargs)
+        made = job(with_provenance, **job_kwargs)
+
+        @wraps(made)
+        def with_profile(*args: Any, **kwargs: Any) -> Job:
+            # a calculator's description says which resources its job needs
+            created = made(*args, **kwargs)
+            profile = profile_of([*args, *kwargs.values()])
+            if profile is not None:
+                created.update_metadata({"profile": profile})
+            return created
+
+        return kind(with_profile) if kind else with_profile  # type: ignore[return-value]
 
     return decorate if method is None else decorate(method)
 

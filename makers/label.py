@@ -19,7 +19,11 @@ from atomfoundry.makers.label_frames import LabelBatchDoc, unsettled
 from atomfoundry.results import current_artifacts, current_labels
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ase import Atoms
+
+    from atomfoundry.documents import CalculatorSpec
 
 
 @dataclass
@@ -58,6 +62,27 @@ class LabelMaker(Maker):
     isolate: bool = True
     timeout: float | None = None
     memory_limit: float | None = None
+
+    @classmethod
+    def with_calculator(cls, calculator: CalculatorSpec | dict[str, Any], **fields: Any) -> Self:
+        """Return a Maker that labels with any calculator.
+
+        Parameters
+        ----------
+        calculator
+            Its description (:class:`~atomfoundry.documents.CalculatorSpec`, also as a dictionary).
+        **fields
+            Further fields of the Maker.
+
+        Raises
+        ------
+        ConfigurationError
+            If the description is wrong.
+        """
+        from atomfoundry.engines.foreign import engine_settings
+
+        engine, settings = engine_settings(calculator)
+        return cls(engine=engine, engine_settings=settings, **fields)
 
     # No output schema: jobflow would ask it of the job that passes on the reference to the collected set.
     @foundry_job

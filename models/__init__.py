@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from atomfoundry.models.accuracy import Accuracy
     from atomfoundry.models.allegro.config import (
         AllegroConfig,
         HeadConfig,
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
     from atomfoundry.models.calculator import FoundryCalculator
     from atomfoundry.models.graph import GraphBatch, build_graph, collate
     from atomfoundry.models.io import load_model, save_model
+    from atomfoundry.models.prediction import predict
     from atomfoundry.models.similarity import training_similarity
+    from atomfoundry.models.train_folder import train_folder
+    from atomfoundry.models.train_plan import training_plan
+    from atomfoundry.models.uncertainty.committee import CommitteeUncertainty
 
 _HOMES = {
+    "Accuracy": "atomfoundry.models.accuracy",
+    "CommitteeUncertainty": "atomfoundry.models.uncertainty.committee",
+    "predict": "atomfoundry.models.prediction",
+    "train_folder": "atomfoundry.models.train_folder",
+    "training_plan": "atomfoundry.models.train_plan",
     "Allegro": "atomfoundry.models.allegro.model",
     "AllegroConfig": "atomfoundry.models.allegro.config",
     "HeadConfig": "atomfoundry.models.allegro.config",
@@ -41,8 +51,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Accuracy",
     "Allegro",
     "AllegroConfig",
+    "CommitteeUncertainty",
     "FoundryCalculator",
     "GraphBatch",
     "HeadConfig",
@@ -53,7 +65,10 @@ __all__ = [
     "build_graph",
     "collate",
     "load_model",
+    "predict",
     "save_model",
+    "train_folder",
+    "training_plan",
     "training_similarity",
 ]
 

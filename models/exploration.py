@@ -14,7 +14,10 @@ from atomfoundry.errors import InputError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from atomfoundry.models.uncertainty.committee import CommitteeUncertainty, NoUncertainty
     from atomfoundry.models.uncertainty.llpr import LLPRUncertainty
+
+    ForceUncertainty = LLPRUncertainty | CommitteeUncertainty | NoUncertainty
 
 HOTTEST = 10.0
 """A run ends above this many times its target temperature."""
@@ -49,7 +52,7 @@ class Exploration:
 
 def explore(
     atoms: Atoms,
-    uncertainty: LLPRUncertainty,
+    uncertainty: ForceUncertainty,
     *,
     temperature: float,
     n_steps: int,
@@ -72,7 +75,7 @@ def explore(
     atoms
         Start; not changed.
     uncertainty
-        Knows the model.
+        Knows the model, or the committee of calculators.
     temperature
         K.
     n_steps, timestep
@@ -101,8 +104,6 @@ def explore(
     from ase.md.langevin import Langevin
     from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
-    from atomfoundry.models.calculator import FoundryCalculator
-
     if temperature <= 0 or n_steps < 1 or timestep <= 0 or interval < 1:
         raise InputError(
             f"Exploration of {n_steps} steps of {timestep} fs at {temperature} K, every {interval}: "
@@ -111,7 +112,7 @@ def explore(
     chosen_head = uncertainty.head(head)
     limits = dict(thresholds) if thresholds is not None else uncertainty.thresholds(chosen_head)
     system = atoms.copy()
-    system.calc = FoundryCalculator(uncertainty.model, head=chosen_head)
+    system.calc = uncertainty.calculator(chosen_head)
     rng = np.random.default_rng(seed)
     thermalize_momenta(system, temperature, rng=rng)
     if len(system) > 1:
@@ -157,7 +158,7 @@ class _Watch:
 
     def __init__(
         self,
-        uncertainty: LLPRUncertainty,
+        uncertainty: ForceUncertainty,
         limits: Mapping[str, float],
         head: str,
         n_samples: int,

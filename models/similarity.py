@@ -10,11 +10,13 @@ import numpy as np
 from atomfoundry.curation.similar_structures import Similarity, comparable, similarity
 from atomfoundry.errors import DatasetError
 from atomfoundry.models.descriptors import atom_descriptors
+from atomfoundry.models.foreign_descriptors import calculator_atom_descriptors
 from atomfoundry.models.training.loader import prepare_graphs
 from atomfoundry.models.training.validation import in_chunks
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator
 
     from atomfoundry.models.allegro.model import Allegro
 
@@ -22,7 +24,12 @@ _AT_ONCE = 256
 
 
 def training_similarity(
-    model: Allegro, test: Atoms, training: Iterable[Atoms], *, top: int = 10, least_overlap: float = 0.5
+    model: Allegro | BaseCalculator,
+    test: Atoms,
+    training: Iterable[Atoms],
+    *,
+    top: int = 10,
+    least_overlap: float = 0.5,
 ) -> tuple[Similarity, list[int]]:
     """Compare a structure with a training set by the model's invariant atom descriptors.
 
@@ -32,7 +39,8 @@ def training_similarity(
     Parameters
     ----------
     model
-        Gives the descriptors; it must know all elements of the test structure.
+        Gives the descriptors; it must know all elements of the test structure. A model of ours, or a calculator with
+        ``get_descriptors(atoms)`` that gives one invariant row an atom, as MACE's does.
     test
         The structure.
     training
@@ -53,15 +61,19 @@ def training_similarity(
     ------
     DatasetError
         If no training structure has comparable elements.
+    ModelError
+        If a calculator has no descriptors.
     """
+    from atomfoundry.models.allegro.model import Allegro
+
     symbols = test.get_chemical_symbols()
-    known = set(model.config.type_names)
+    known = set(model.config.type_names) if isinstance(model, Allegro) else None
     compared: list[int] = []
 
     def chosen() -> Iterator[Atoms]:
         for index, atoms in enumerate(training):
             other = atoms.get_chemical_symbols()
-            if comparable(symbols, other, least_overlap=least_overlap) and set(other) <= known:
+            if comparable(symbols, other, least_overlap=least_overlap) and (known is None or set(other) <= known):
                 compared.append(index)
                 yield atoms
 
@@ -102,7 +114,11 @@ def _blocks(frames: Iterator[Atoms]) -> Iterator[tuple[int, list[Atoms]]]:
         yield start, block
 
 
-def _descriptors(model: Allegro, frames: list[Atoms]) -> list[np.ndarray]:
+def _descriptors(model: Allegro | BaseCalculator, frames: list[Atoms]) -> list[np.ndarray]:
+    from atomfoundry.models.allegro.model import Allegro
+
+    if not isinstance(model, Allegro):
+        return [calculator_atom_descriptors(model, atoms) for atoms in frames]
     found: list[np.ndarray] = []
     for batch in in_chunks(prepare_graphs(model, frames), 32):
         rows, owner = atom_descriptors(model, batch).numpy(), batch.batch.numpy()

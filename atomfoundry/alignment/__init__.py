@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.alignment.apply import AlignedFrames, align_dataset
     from atomfoundry.alignment.datasets import fit_datasets
+    from atomfoundry.alignment.dispersion import Dispersion, DispersionTerm
     from atomfoundry.alignment.fitting import fit_alignment
     from atomfoundry.alignment.graph import (
         AlignmentGraph,
@@ -30,6 +31,8 @@ _HOMES = {
     "AlignmentGraph": "graph",
     "AlignmentReport": "transform",
     "AlignmentSettings": "problem",
+    "Dispersion": "dispersion",
+    "DispersionTerm": "dispersion",
     "LevelData": "graph",
     "PairBasis": "pairs",
     "PairTerms": "pairs",
@@ -48,6 +51,8 @@ __all__ = [
     "AlignmentGraph",
     "AlignmentReport",
     "AlignmentSettings",
+    "Dispersion",
+    "DispersionTerm",
     "LevelData",
     "PairBasis",
     "PairTerms",

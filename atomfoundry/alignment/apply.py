@@ -105,6 +105,7 @@ def align_dataset(
         "from": alignment.source_level.id,
         "scale": alignment.scale,
         "path": [step.model_dump() for step in alignment.path],
+        "dispersion": [term.model_dump() for term in alignment.dispersion_terms],
     }
     splits: dict[str, list[int]] = {}
     if dataset.splits:

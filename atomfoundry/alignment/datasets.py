@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from ase import Atoms
 
+from atomfoundry.alignment.dispersion import Dispersion, dispersion_terms, edge_dispersion
 from atomfoundry.alignment.fitting import fit_alignment
 from atomfoundry.alignment.graph import LevelData, fit_graph
 from atomfoundry.alignment.problem import AlignmentSettings
@@ -38,6 +39,7 @@ def fit_datasets(
     predictor: Callable[[Atoms], float] | None = None,
     key: Callable[[Atoms], str] = frame_id,
     scale_forces: bool = True,
+    dispersion: Dispersion = "keep",
     force: bool = False,
     settings: AlignmentSettings | None = None,
 ) -> dict[str, Alignment]:
@@ -56,6 +58,9 @@ def fit_datasets(
         ``atoms``, ``overlap``, ``pairs``: only that. ``bridge``, ``model``: straight to the target.
     predictor
         For mode ``model``: structure -> total energy (eV) at the target level.
+    dispersion
+        ``keep``, ``subtract_source`` or ``add_source``, as for ``fit_alignment``. Sources that are as the target is
+        (both with a correction, or neither) stay as they are; at least one has to differ.
     key, scale_forces, force, settings
         As for ``fit_alignment``.
 
@@ -67,7 +72,7 @@ def fit_datasets(
     Raises
     ------
     AlignmentError
-        If a dataset has no single level, or a source cannot be aligned.
+        If a dataset has no single level, a source cannot be aligned, or its dispersion not be treated as wanted.
     """
     if mode not in get_args(DatasetMode):
         raise AlignmentError(f"There is no mode '{mode}'.", remedy=f"Modes: {', '.join(get_args(DatasetMode))}.")
@@ -76,7 +81,8 @@ def fit_datasets(
     wanted = list(dict.fromkeys(key for key in map(_level_id, sources) if key != end))
     if not wanted:
         raise AlignmentError(f"All sources are of the target's level {levels[end].level.label} already.")
-    options = {"key": key, "scale_forces": scale_forces, "force": force, "settings": settings}
+    _check_dispersion([levels[key] for key in wanted], levels[end], dispersion)
+    options = {"key": key, "scale_forces": scale_forces, "dispersion": dispersion, "force": force, "settings": settings}
     if mode in ("bridge", "model"):
         return {key: _straight(levels, key, end, through, mode, predictor, options) for key in wanted}
     modes = ("atoms", "overlap") if mode == "auto" else (mode,)
@@ -89,6 +95,7 @@ def _straight(  # type: ignore[no-untyped-def]
 ) -> Alignment:
     """Fit in a mode that needs more than source and target."""
     source, target = levels[start], levels[end]
+    treated = edge_dispersion(source.level, target.level, options["dispersion"])
     more: dict = {"predictor": predictor}
     if mode == "bridge":
         bridges = {_level_id(dataset) for dataset in through}
@@ -112,8 +119,17 @@ def _straight(  # type: ignore[no-untyped-def]
         target_isolated_energies=target.isolated_energies,
         mode=mode,  # type: ignore[arg-type]
         **more,
-        **options,
+        **{**options, "dispersion": treated},
     )
+
+
+def _check_dispersion(sources: Sequence[LevelData], target: LevelData, dispersion: Dispersion) -> None:
+    """Refuse what dispersion option suits no source, or would make one less like the target."""
+    treated = [edge_dispersion(source.level, target.level, dispersion) for source in sources]
+    for source, how in zip(sources, treated, strict=True):
+        if how is None or dispersion not in treated:
+            # Says what is wrong; a source that stays as it is while others change is all right.
+            dispersion_terms(source.level, target.level, dispersion)
 
 
 def _level_id(dataset: Dataset) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from atomfoundry.alignment.dispersion import Dispersion, DispersionTerm, dispersion_terms
 from atomfoundry.alignment.overlap import (
     EnergyIndex,
     EnergySource,
@@ -43,6 +44,7 @@ def fit_alignment(
     predictor: Callable[[Atoms], float] | None = None,
     key: Callable[[Atoms], str] = frame_id,
     scale_forces: bool = True,
+    dispersion: Dispersion = "keep",
     force: bool = False,
     settings: AlignmentSettings | None = None,
 ) -> Alignment:
@@ -80,6 +82,10 @@ def fit_alignment(
         Frames of equal key are one structure; ``molecule_key`` where one level needs a box.
     scale_forces
         False leaves forces and stress unscaled; energies and forces then contradict each other.
+    dispersion
+        ``keep``; or, where only one level has a D3 correction, ``subtract_source`` or ``add_source``: that of the
+        source's functional is taken from, or added to, energies, forces and stress of the source before the rest
+        (``atomfoundry.alignment.dispersion``).
     force
         Fit in spite of the refusals below; they are listed in the report.
     settings
@@ -94,12 +100,16 @@ def fit_alignment(
     Raises
     ------
     AlignmentError
-        If a needed E0 is missing or there are too few overlap structures; and, unless ``force``: if fitted
-        shifts are not determined, an element without E0 is in too few structures, abs(a - 1) is too large, or
-        cross-validation is much worse than the fit.
+        If a needed E0 is missing, there are too few overlap structures, or dispersion cannot be treated as wanted; and,
+        unless ``force``: if fitted shifts are not determined, an element without E0 is in too few structures,
+        abs(a - 1) is too large, or cross-validation is much worse than the fit.
     """
     settings = settings or AlignmentSettings()
-    table = _match(source, target, bridge, bridge_level, predictor=predictor, mode=mode, key=key, settings=settings)
+    between = bridge_level if mode == "bridge" else None
+    terms = dispersion_terms(source_level, target_level, dispersion, bridge=between)
+    table = _match(
+        source, target, bridge, bridge_level, predictor=predictor, mode=mode, key=key, terms=terms, settings=settings
+    )
     tables = _isolated_tables(
         table.elements, mode, source_isolated_energies, target_isolated_energies, bridge_isolated_energies
     )
@@ -123,12 +133,13 @@ def fit_alignment(
         mode=mode,
         source_level=source_level,
         target_level=target_level,
-        bridge_level=bridge_level if mode == "bridge" else None,
+        bridge_level=between,
         scale=solution.scale,
         source_isolated_energies={**source_isolated_energies, **_named(elements, problem.source)},
         target_isolated_energies={**(target_isolated_energies or {}), **_named(elements, solution.target)},
         shifts=_named(elements, solution.target - origin),
         pair_terms=problem.pair_terms(solution),
+        dispersion_terms=[term.scaled(solution.scale) for term in terms],
         uncovered=sorted(uncovered),
         scale_forces=scale_forces,
         report=report.model_copy(
@@ -154,6 +165,7 @@ def _match(
     predictor: Callable[[Atoms], float] | None,
     mode: str,
     key: Callable[[Atoms], str],
+    terms: Sequence[DispersionTerm],
     settings: AlignmentSettings,
 ) -> OverlapTable:
     """Find the overlap structures that a mode needs."""
@@ -175,6 +187,7 @@ def _match(
         others,
         optional=["target"] if mode == "bridge" else [],
         basis=settings.pair_basis if mode == "pairs" else None,
+        dispersion=terms,
         seed=settings.seed,
         in_memory=settings.rows_in_memory,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ase import Atoms
 
+from atomfoundry.alignment.dispersion import Dispersion, edge_dispersion, merge_dispersion
 from atomfoundry.alignment.fitting import fit_alignment
 from atomfoundry.alignment.pairs import merge_terms
 from atomfoundry.alignment.problem import AlignmentSettings
@@ -42,6 +43,7 @@ def invert_alignment(alignment: Alignment) -> Alignment:
                 if symbol in alignment.source_isolated_energies
             },
             "pair_terms": [terms.scaled(-scale) for terms in alignment.pair_terms],
+            "dispersion_terms": [term.scaled(-scale) for term in alignment.dispersion_terms],
             "path": _accumulate([_turned(step) for step in reversed(_steps(alignment))]),
         }
     )
@@ -90,6 +92,9 @@ def compose_alignments(first: Alignment, second: Alignment) -> Alignment:
         target_isolated_energies={symbol: target[symbol] for symbol in source},
         shifts={symbol: target[symbol] - energy for symbol, energy in source.items()},
         pair_terms=merge_terms([*(terms.scaled(a) for terms in first.pair_terms), *second.pair_terms]),
+        dispersion_terms=merge_dispersion(
+            [*(term.scaled(a) for term in first.dispersion_terms), *second.dispersion_terms]
+        ),
         uncovered=sorted({*first.uncovered, *second.uncovered, *(lost & set(first.source_isolated_energies))}),
         path=_accumulate([*_steps(first), *_steps(second)]),
         scale_forces=first.scale_forces,
@@ -261,6 +266,7 @@ def fit_graph(
     modes: Sequence[Mode] = ("atoms", "overlap"),
     key: Callable[[Atoms], str] = frame_id,
     scale_forces: bool = True,
+    dispersion: Dispersion = "keep",
     force: bool = False,
     settings: AlignmentSettings | None = None,
 ) -> AlignmentGraph:
@@ -272,6 +278,9 @@ def fit_graph(
         The levels with their frames; those of equal ``key`` are one structure.
     modes
         Of ``fit_alignment``, without ``bridge`` and ``model``; cross-validation chooses.
+    dispersion
+        As for ``fit_alignment``, between levels of which one has a correction and the other none; of these only the
+        direction that the option names is fitted, the other is its inverse.
     key, scale_forces, force, settings
         As for ``fit_alignment``.
 
@@ -296,6 +305,9 @@ def fit_graph(
         for target in levels:
             if source.level.id == target.level.id:
                 continue
+            treated = edge_dispersion(source.level, target.level, dispersion)
+            if treated is None:
+                continue
             fitted, reasons = [], []
             for mode in modes:
                 try:
@@ -311,6 +323,7 @@ def fit_graph(
                             mode=mode,
                             key=key,
                             scale_forces=scale_forces,
+                            dispersion=treated,
                             force=force,
                             settings=settings,
                         )

@@ -17,8 +17,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from atomfoundry.alignment.dispersion import DispersionTerm
 from atomfoundry.alignment.pairs import PairBasis
-from atomfoundry.alignment.table import OverlapTable
+from atomfoundry.alignment.table import AS_COMPUTED, OverlapTable
 from atomfoundry.datasets import labels_of
 from atomfoundry.datasets.isolated import ISOLATED_ATOM
 from atomfoundry.errors import AlignmentError
@@ -164,6 +165,7 @@ def build_overlap(
     *,
     optional: Sequence[str] = (),
     basis: PairBasis | None = None,
+    dispersion: Sequence[DispersionTerm] = (),
     seed: int = 0,
     chunk: int = 16384,
     in_memory: int = 500_000,
@@ -180,6 +182,8 @@ def build_overlap(
         Levels that need not have a structure.
     basis
         Also sum the pair functions of every overlap structure.
+    dispersion
+        What is added to the source's energies of overlap structures; the column ``as computed`` has them without.
     seed
         Of the draws that folds are made by.
     chunk
@@ -192,7 +196,8 @@ def build_overlap(
     AlignmentError
         If the source has two energies for one structure, or one is not finite.
     """
-    table = OverlapTable(["source", *others], basis=basis, seed=seed, chunk=chunk, in_memory=in_memory)
+    more = [AS_COMPUTED] if dispersion else []
+    table = OverlapTable(["source", *others, *more], basis=basis, seed=seed, chunk=chunk, in_memory=in_memory)
     stream = iter(source)
     while block := list(islice(stream, _AT_ONCE)):
         frames, own = [], array("d")
@@ -211,6 +216,10 @@ def build_overlap(
             if name not in optional:
                 there &= np.isfinite(columns[name])
         for row in np.flatnonzero(there).tolist():
-            table.add(frames[row], [float(column[row]) for column in columns.values()])
+            energies = [float(column[row]) for column in columns.values()]
+            if dispersion:
+                energies.append(energies[0])
+                energies[0] += sum(term.energy(frames[row]) for term in dispersion)
+            table.add(frames[row], energies)
     table.flush()
     return table

@@ -125,7 +125,7 @@ def _least_squares(problem: Problem, solution: Solution, fold: NDArray[np.int64]
     parts = [Triangle(len(problem.table.elements)) for _ in range(n_folds)]
     for rows, reference in problem.referenced(solution.target):
         design = rows.counts / rows.n_atoms[:, None]
-        values = (reference - rows.energies["source"]) / rows.n_atoms
+        values = (reference - rows.as_computed) / rows.n_atoms
         for number, part in enumerate(parts):
             chosen = fold[rows.index] == number
             part.add(design[chosen], values[chosen])
@@ -143,11 +143,11 @@ def _predictions(
     problem: Problem, part: OverlapRows, solution: Solution, shifts: NDArray[np.float64], validation: _Validation | None
 ) -> dict[str, NDArray[np.float64]]:
     """Return total energies of some rows at every step of the alignment."""
-    raw = part.energies["source"]
+    raw, source = part.as_computed, part.energies["source"]
     core = solution.target - (problem.source if problem.bridge is None else problem.bridge)
     steps = {
         "raw": raw,
-        "icea": raw + part.offset(core),
+        "icea": source + part.offset(core),
         "aec": problem.aligned(part, solution),
         "least_squares": raw + part.counts @ shifts,
     }
@@ -162,7 +162,7 @@ def _predictions(
             continue
         rows = part.select(chosen)
         held_out["cross_validated"][chosen] = problem.aligned(rows, validation.solutions[number])
-        held_out["least_squares_cross_validated"][chosen] = rows.energies["source"] + rows.counts @ held_shifts
+        held_out["least_squares_cross_validated"][chosen] = rows.as_computed + rows.counts @ held_shifts
         if validation.affine:
             held_out["affine_cross_validated"][chosen] = problem.aligned(rows, validation.affine[number])
     return {**steps, **held_out}

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from atomfoundry.alignment.pairs import PairBasis, pair_features
 from atomfoundry.alignment.regression import draw
 
+AS_COMPUTED = "as computed"
+"""Column of the source's energies where the column ``source`` has other dispersion than its labels."""
+
 
 @dataclass(frozen=True)
 class OverlapRows:
@@ -49,6 +52,11 @@ class OverlapRows:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.counts)
+
+    @property
+    def as_computed(self) -> NDArray[np.float64]:
+        """Source energies before dispersion was taken from or added to them, ``[m]``, eV."""
+        return self.energies.get(AS_COMPUTED, self.energies["source"])
 
     @property
     def n_atoms(self) -> NDArray[np.float64]:

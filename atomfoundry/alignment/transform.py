@@ -11,6 +11,7 @@ from typing import Literal
 from ase import Atoms
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atomfoundry.alignment.dispersion import Dispersion, DispersionTerm, dispersion_words
 from atomfoundry.alignment.pairs import PairTerms
 from atomfoundry.datasets import attach_labels, labels_of
 from atomfoundry.documents import AlignmentDoc, AlignmentStep, Artifact, EnergyMetrics, LevelOfTheory
@@ -69,13 +70,14 @@ class Alignment(BaseModel):
     """Total Energy Alignment of one source level to one target level (ALGORITHMS 1.4, 1.5).
 
     E_TEA = sum n E0^t + a (E^s - sum n E0^s), F_TEA = a F^s, stress_TEA = a stress^s; in mode ``pairs`` plus energy,
-    forces and stress of the bond terms. An ``apply``-ed frame carries the target level's id, so it may stand beside
+    forces and stress of the bond terms, and with ``dispersion_terms`` a times the D3 correction of the source that was
+    subtracted or added (step 7). An ``apply``-ed frame carries the target level's id, so it may stand beside
     frames of that level.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 2
+    schema_version: int = 3
     mode: Mode
     source_level: LevelOfTheory
     target_level: LevelOfTheory
@@ -88,6 +90,9 @@ class Alignment(BaseModel):
         description="Element -> ICEA shift, eV: E0^t - E0^b with a bridge, else E0^t - E0^s",
     )
     pair_terms: list[PairTerms] = Field(default_factory=list, description="Bond terms of mode 'pairs'")
+    dispersion_terms: list[DispersionTerm] = Field(
+        default_factory=list, description="What is added to labels on the target's scale so that dispersion agrees"
+    )
     uncovered: list[str] = Field(default_factory=list, description="Elements whose frames are refused")
     path: list[AlignmentStep] = Field(default_factory=list, description="Of an alignment over other levels")
     scale_forces: bool = Field(default=True, description="False leaves forces and stress as they are")
@@ -97,6 +102,13 @@ class Alignment(BaseModel):
     def expected_error(self) -> float | None:
         """RMSE to expect of a new structure, eV/atom; None where nothing was measured."""
         return self.path[-1].accumulated if self.path else self.report.expected_error
+
+    @property
+    def dispersion(self) -> Dispersion:
+        """What is done about dispersion that only one of the levels has."""
+        if not self.dispersion_terms:
+            return "keep"
+        return "subtract_source" if self.dispersion_terms[0].coefficient < 0 else "add_source"
 
     # -- transforming ---------------------------------------------------------------------------
 
@@ -113,16 +125,15 @@ class Alignment(BaseModel):
         Raises
         ------
         AlignmentError
-            If an element cannot be aligned, or the alignment has bond terms, which need the structure (``apply``).
+            If an element cannot be aligned, or the alignment has bond or dispersion terms, which need the structure
+            (``apply``).
         """
-        if self.pair_terms:
-            raise AlignmentError("This alignment has bond terms: the composition alone does not tell the energy.")
+        self._refuse_without_structure()
         return self._affine(energy, composition)
 
     def inverse_energy(self, energy: float, composition: Mapping[str, int]) -> float:
         """Return the source energy of an aligned energy; the inverse of ``energy``."""
-        if self.pair_terms:
-            raise AlignmentError("This alignment has bond terms: the composition alone does not tell the energy.")
+        self._refuse_without_structure()
         return self._inverse_affine(energy, composition)
 
     def apply(self, atoms: Atoms) -> Atoms:
@@ -158,7 +169,7 @@ class Alignment(BaseModel):
         aligned_energy = self._affine(energy, atoms.symbols.formula.count())
         aligned_forces = None if forces is None else factor * forces
         aligned_stress = None if stress is None else factor * stress
-        for terms in self.pair_terms:
+        for terms in self._terms:
             more = terms.evaluate(atoms)
             aligned_energy += more[0]
             if self.scale_forces:
@@ -192,7 +203,7 @@ class Alignment(BaseModel):
         if energy is None:
             raise AlignmentError(f"A frame of {atoms.get_chemical_formula()} has no energy to take back.")
         factor = self.scale if self.scale_forces else 1.0
-        for terms in self.pair_terms:
+        for terms in self._terms:
             more = terms.evaluate(atoms)
             energy -= more[0]
             if self.scale_forces:
@@ -209,6 +220,18 @@ class Alignment(BaseModel):
         restored.info["level"] = self.source_level.id
         restored.info["flags"] = [flag for flag in atoms.info.get("flags", []) if flag != ALIGNED_FLAG]
         return restored
+
+    @property
+    def _terms(self) -> list[PairTerms | DispersionTerm]:
+        return [*self.pair_terms, *self.dispersion_terms]
+
+    def _refuse_without_structure(self) -> None:
+        kind = "bond" if self.pair_terms else "dispersion" if self.dispersion_terms else ""
+        if kind:
+            raise AlignmentError(
+                f"This alignment has {kind} terms: the composition alone does not tell the energy.",
+                remedy="Use apply and invert, which take the structure.",
+            )
 
     def _affine(self, energy: float, composition: Mapping[str, int]) -> float:
         source, target, shift = self._offsets(composition)
@@ -314,6 +337,8 @@ class Alignment(BaseModel):
             metrics_per_element=self.report.metrics_per_element,
             cross_validation=self.report.cross_validation,
             n_pair_terms=sum(len(b) for terms in self.pair_terms for b in terms.coefficients.values()),
+            dispersion=self.dispersion,
+            dispersion_note=dispersion_words(self.source_level, self.target_level, self.dispersion_terms),
             path=self.path,
             expected_error=self.expected_error,
             uncovered=self.report.uncovered,

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from atomfoundry.documents import AlignmentDoc
 
 
+class Dispersion(StrEnum):
+    """What to do about a D3 correction that only one of the levels has."""
+
+    keep = "keep"
+    subtract_source = "subtract_source"
+    add_source = "add_source"
+
+
 class Mode(StrEnum):
     """How to align."""
 
@@ -44,6 +52,9 @@ def align_command(
         bool, typer.Option("--leave-out", help="Leave out frames that cannot be aligned instead of stopping.")
     ] = False,
     keep_forces: Annotated[bool, typer.Option("--keep-forces", help="Leave forces and stress unscaled.")] = False,
+    dispersion: Annotated[
+        Dispersion, typer.Option(help="A D3 correction that only one level has: keep, or change the source's labels.")
+    ] = Dispersion.keep,
     force: Annotated[bool, typer.Option("--force", help="Align even where the procedure refuses.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,6 +82,7 @@ def align_command(
         predictor=predictor,
         key=molecule_key if molecules else frame_id,
         scale_forces=not keep_forces,
+        dispersion=dispersion.value,
         force=force,
     )
     output.mkdir(parents=True)
@@ -105,6 +117,8 @@ def align_command(
             for document in documents
         ],
     )
+    for note in {document.dispersion_note: None for document in documents if document.dispersion_note}:
+        console.print(f"Dispersion: {note}", highlight=False)
     console.print(f"Aligned datasets, alignments and {report.name} are in {output}", highlight=False)
 
 

@@ -12,12 +12,13 @@ from atomfoundry.cli.align import align_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.engines import app as engine_app
+from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.inputs import inputs_command
-from atomfoundry.cli.models import evaluate_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
+from atomfoundry.cli.train import train_command
 from atomfoundry.errors import AtomfoundryError, InputError
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("lineage")(lineage_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
+app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 dataset_app.command("align")(align_command)

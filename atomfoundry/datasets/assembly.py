@@ -32,18 +32,19 @@ def _templates() -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
 def _bare(
     numbers: NDArray[np.int64], positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
 ) -> Atoms:
+    cellobj = Cell.__new__(Cell)
+    cellobj.array = cell
     atoms = Atoms.__new__(Atoms)
-    attributes = dict(_templates()[0])
-    attributes.update(
-        _cellobj=Cell(cell),
-        _pbc=pbc,
-        arrays={"numbers": numbers, "positions": positions},
-        _celldisp=np.zeros((3, 1)),
-        _constraints=[],
-        info={},
-        _calc=None,
-    )
-    atoms.__dict__ = attributes
+    atoms.__dict__ = {
+        **_templates()[0],
+        "_cellobj": cellobj,
+        "_pbc": pbc,
+        "arrays": {"numbers": numbers, "positions": positions},
+        "_celldisp": np.zeros((3, 1)),
+        "_constraints": [],
+        "info": {},
+        "_calc": None,
+    }
     return atoms
 
 
@@ -80,13 +81,13 @@ def assemble(
             results["forces"] = forces
         if stress is not None:
             results["stress"] = stress
-        attributes = dict(template)
-        attributes.update(
+        attributes = {
+            **template,
             # The calculator remembers the geometry it belongs to, which must survive changes of the frame.
-            atoms=_bare(numbers.copy(), positions.copy(), cell.copy(), pbc.copy()),
-            results=results,
-            parameters={},
-        )
+            "atoms": _bare(numbers.copy(), positions.copy(), cell.copy(), pbc.copy()),
+            "results": results,
+            "parameters": {},
+        }
         for name, method in bound.items():
             attributes[name] = getattr(calculator, method)
         calculator.__dict__ = attributes

@@ -31,7 +31,17 @@ MATPES_LEVELS = {
     "r2SCAN": LevelOfTheory(code="vasp", method="r2SCAN", cutoff=680.0, extra={"set": "MatPESStaticSet"}),
 }
 
-_MLEARN_ORDER = [0, 1, 2, 4, 5, 3]
+_VASP_ORDER, _LAMMPS_ORDER = [0, 1, 2, 4, 5, 3], [0, 1, 2, 5, 4, 3]
+"""Where xx yy zz yz xz xy stand in xx yy zz xy yz zx and in xx yy zz xy xz yz."""
+
+
+def _mlearn_order(symbols: set[str], group: str) -> list[int]:
+    """Return where the components of a stress of mlearn stand; its files do not say, and differ.
+
+    Found by strained cells, and for the others by pair potentials fitted to the forces, whose virial follows.
+    """
+    mostly_lammps = symbols <= {"Cu", "Ge", "Mo", "Ni", "Si"}
+    return _LAMMPS_ORDER if mostly_lammps and not (symbols <= {"Ge", "Si"} and group == "Elastic") else _VASP_ORDER
 
 
 def _atoms(structure: Mapping[str, Any], where: str) -> Atoms:
@@ -71,8 +81,9 @@ def _labelled(atoms: Atoms, energy: float | None, forces: Any, stress: Any, wher
 def read_mlearn(path: str | Path, *, level: str = "") -> Iterator[Atoms]:
     """Read mlearn's ``training.json`` and ``test.json``.
 
-    ``virial_stress`` is in kBar as VASP prints it (positive where the cell wants to expand), order xx yy zz xy yz zx;
-    the files do not say so, but energies of strained cells do.
+    ``virial_stress`` is in kBar as VASP prints it (positive where the cell wants to expand). The order is xx yy zz xy
+    xz yz for Cu, Ge, Mo, Ni and Si, but xx yy zz xy yz zx for Li and the strained cells (``Elastic``) of Ge and Si. The
+    files do not say so, but energies of strained cells and virials of potentials fitted to the forces do.
 
     Parameters
     ----------
@@ -102,7 +113,8 @@ def read_mlearn(path: str | Path, *, level: str = "") -> Iterator[Atoms]:
             mlearn_tag=str(item.get("tag", "")),
         )
         virial = outputs.get("virial_stress")
-        stress = None if virial is None else stress_from_vasp(np.asarray(virial, dtype=float)[_MLEARN_ORDER])
+        order = _mlearn_order(set(atoms.symbols), group)
+        stress = None if virial is None else stress_from_vasp(np.asarray(virial, dtype=float)[order])
         yield _labelled(atoms, outputs.get("energy"), outputs.get("forces"), stress, where)
 
 

@@ -281,8 +281,9 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Atoms:
         """Return one frame; negative indices count from the end."""
-        position = int(index) + (len(self) if index < 0 else 0)
-        if not 0 <= position < len(self):
+        total = self._ends[-1] if self._ends else 0
+        position = int(index) + (total if index < 0 else 0)
+        if not 0 <= position < total:
             raise IndexError(f"Frame {index} of dataset '{self.name}', which has {len(self)}.")
         shard = bisect_right(self._ends, position)
         return self.shard(shard).frame(position - (self._ends[shard - 1] if shard else 0))

@@ -8,6 +8,7 @@ from atomfoundry.documents.base import (
     Provenance,
 )
 from atomfoundry.documents.benchmark import BenchmarkDoc, ReportDoc
+from atomfoundry.documents.calculator import CalculatorSpec
 from atomfoundry.documents.data import (
     AlignmentDoc,
     AlignmentStep,
@@ -39,6 +40,7 @@ __all__ = [
     "AlignmentStep",
     "Artifact",
     "BenchmarkDoc",
+    "CalculatorSpec",
     "CoverageDoc",
     "DatasetDoc",
     "EnergyMetrics",

@@ -13,6 +13,9 @@ class BenchmarkDoc(FoundryDocument):
     benchmark: str = Field(description="'equation_of_state', 'elasticity', 'nve_drift', 'diatomic', 'parity'")
     name: str = ""
     calculator: str = Field(description="Model name and head, or engine")
+    calculator_description: dict = Field(
+        default_factory=dict, description="Of a foreign calculator: its CalculatorSpec, level id and versions"
+    )
     system: str = ""
     records: list[dict] = Field(default_factory=list, description="One per item")
     summary: dict[str, float | bool | str | None] = Field(default_factory=dict)

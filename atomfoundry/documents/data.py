@@ -155,6 +155,8 @@ class AlignmentDoc(FoundryDocument):
         description="Overlap structures: formula, n_atoms, target and the keys of 'metrics' (all eV/atom, atomization)",
     )
     n_pair_terms: int = Field(default=0, description="Bond terms, mode 'pairs'")
+    dispersion: str = Field(default="keep", description="'keep', 'subtract_source' or 'add_source'")
+    dispersion_note: str = Field(default="", description="The same in words, where the levels differ in dispersion")
     path: list[AlignmentStep] = Field(default_factory=list, description="Steps of an alignment over other levels")
     expected_error: float | None = Field(default=None, description="RMSE to expect of a new structure, eV/atom")
     uncovered: dict[str, int] = Field(

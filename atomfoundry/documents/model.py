@@ -134,6 +134,7 @@ class SelectionDoc(FoundryDocument):
     """What one round of active learning found and chose."""
 
     round: int = 1
+    uncertainty: str = Field(default="LLPR", description="What the choice rests on, in words")
     thresholds: dict[str, float] = Field(default_factory=dict)
     trajectories: list[TrajectoryRecord] = Field(default_factory=list)
     n_candidates: int = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomfoundry.engines.base import Engine, SinglePoint
     from atomfoundry.engines.espresso.install import install_espresso
+    from atomfoundry.engines.foreign import calculator_of, calculator_spec, engine_settings, read_calculator_spec
     from atomfoundry.engines.gpaw.install import install_gpaw
     from atomfoundry.engines.inputs import structure_of, write_campaign
     from atomfoundry.engines.registry import get_engine, list_engines
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Engine": "atomfoundry.engines.base",
     "SinglePoint": "atomfoundry.engines.base",
+    "calculator_of": "atomfoundry.engines.foreign",
+    "calculator_spec": "atomfoundry.engines.foreign",
+    "engine_settings": "atomfoundry.engines.foreign",
     "get_engine": "atomfoundry.engines.registry",
     "install_espresso": "atomfoundry.engines.espresso.install",
     "install_gpaw": "atomfoundry.engines.gpaw.install",
     "list_engines": "atomfoundry.engines.registry",
+    "read_calculator_spec": "atomfoundry.engines.foreign",
     "structure_of": "atomfoundry.engines.inputs",
     "write_campaign": "atomfoundry.engines.inputs",
 }
@@ -26,10 +31,14 @@ _HOMES = {
 __all__ = [
     "Engine",
     "SinglePoint",
+    "calculator_of",
+    "calculator_spec",
+    "engine_settings",
     "get_engine",
     "install_espresso",
     "install_gpaw",
     "list_engines",
+    "read_calculator_spec",
     "structure_of",
     "write_campaign",
 ]

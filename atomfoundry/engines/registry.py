@@ -16,6 +16,7 @@ _ENGINES = {
     "espresso": "atomfoundry.engines.espresso.engine:EspressoEngine",
     "forcefield": "atomfoundry.engines.force_fields:ForceFieldEngine",
     "gpaw": "atomfoundry.engines.gpaw.engine:GpawEngine",
+    "interpreter": "atomfoundry.engines.interpreter.engine:InterpreterEngine",
     "pyscf": "atomfoundry.engines.pyscf.engine:PyscfEngine",
     "vasp": "atomfoundry.engines.vasp.engine:VaspEngine",
     "xtb": "atomfoundry.engines.xtb:XtbEngine",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomfoundry.models.allegro.model import Allegro
+    from atomfoundry.models.calculator import FoundryCalculator
     from atomfoundry.models.graph import GraphBatch
 
 LLPR_VERSION = 1
@@ -169,6 +170,12 @@ class LLPRUncertainty:
                 remedy="Fit it with that head's training frames.",
             )
         return chosen
+
+    def calculator(self, head: str | None = None) -> FoundryCalculator:
+        """Return a calculator of the model with a fitted head, for dynamics."""
+        from atomfoundry.models.calculator import FoundryCalculator
+
+        return FoundryCalculator(self.model, head=self.head(head))
 
     def thresholds(self, head: str | None = None) -> dict[str, float]:
         """Return 'low' and 'high' of ALGORITHMS 5.4, eV/A: where a force is uncertain, and where it is lost.

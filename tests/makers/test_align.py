@@ -9,13 +9,14 @@ import pytest
 from ase import Atoms
 from jobflow import run_locally
 
-from atomfoundry.alignment import Alignment
+from atomfoundry.alignment import Alignment, DispersionTerm
 from atomfoundry.datasets import Dataset, attach_labels, labels_of, with_metadata
 from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelSetDoc, LevelOfTheory
 from atomfoundry.makers.align import AlignDatasetsMaker, AlignMaker
 from atomfoundry.results import Project, use_project
 
 LEVELS = {name: LevelOfTheory(code="test", method=name) for name in ("low", "middle", "high")}
+CORRECTED = LevelOfTheory(code="test", method="PBE-D3(BJ)")
 E0 = {"low": {"H": -13.0, "O": -2041.0}, "middle": {"H": -12.0, "O": -2000.0}, "high": {"H": -12.5, "O": -430.0}}
 SCALES = {"low": 1.0, "middle": 1.02, "high": 0.98}
 
@@ -101,3 +102,43 @@ def test_label_sets_align(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         aligned = Dataset.open(project.artifacts.fetch(found.dataset))
         assert aligned.level == LEVELS["high"]
         assert all(atoms.info["flags"] == ["aligned"] for atoms in aligned)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_dispersion_of_the_source_is_subtracted(many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level ``low`` with PBE-D3(BJ) on top: without it the levels differ by shifts and a scale only."""
+    monkeypatch.chdir(tmp_path)
+    term = DispersionTerm(functional="PBE", variant="D3(BJ)", coefficient=1.0)
+    project = Project.open_or_create(tmp_path / "project")
+    with use_project(project):
+        low, low_atoms = labels(project, tmp_path, "low"), labels(project, tmp_path, "low", atoms=True)
+        high, high_atoms = labels(project, tmp_path, "high"), labels(project, tmp_path, "high", atoms=True)
+        frames = []
+        for atoms in Dataset.open(tmp_path / "low"):
+            (energy, forces, _), more = labels_of(atoms), term.evaluate(atoms)
+            bare = with_metadata(atoms, level=CORRECTED.id)
+            frames.append(attach_labels(bare, energy + more[0], forces + more[1]))
+        source = Dataset.create(tmp_path / "corrected", frames, level=CORRECTED, isolated_energies=E0["low"])
+        put = project.artifacts.put(source.path)
+        if many:
+            target = DatasetDoc(name="high", dataset=high.frames, n_frames=20, n_atoms=1, level=LEVELS["high"])
+            document_in = DatasetDoc(name="low", dataset=put, n_frames=20, n_atoms=1, level=CORRECTED)
+            job = AlignDatasetsMaker(mode="atoms", dispersion="subtract_source").make([document_in], target)
+        else:
+            level = {"level": CORRECTED, "level_id": CORRECTED.id}
+            job = AlignMaker(mode="atoms", dispersion="subtract_source").make(
+                low.model_copy(update={"frames": put, **level}),
+                low_atoms.model_copy(update=level),
+                high_atoms,
+                high,
+                high_atoms,
+            )
+        output = run_locally(job, store=project.job_store(), ensure_success=True, log=False)[job.uuid][1].output
+        found = AlignmentDoc.model_validate(output[0] if many else output)
+        assert found.dispersion == "subtract_source"
+        assert found.scale == pytest.approx(SCALES["high"], abs=1e-9)
+        assert found.metrics["aec"].rmse < 1e-8
+        aligned = Dataset.open(project.artifacts.fetch(found.dataset))
+        for one, other in zip(aligned, Dataset.open(tmp_path / "high"), strict=True):
+            assert labels_of(one)[0] == pytest.approx(labels_of(other)[0], abs=1e-7)
+            assert np.allclose(labels_of(one)[1], labels_of(other)[1], atol=1e-9)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from typing import TextIO
 
 TAIL_CHARACTERS = 2000
 _PIECE = 1 << 20
@@ -38,15 +39,22 @@ class Output:
         text = os.pread(self.descriptor, size - start, start).decode(errors="replace")
         return _MODULES.sub("", text).strip()[-TAIL_CHARACTERS:]
 
-    def forward(self) -> None:
-        """Pass on what the child has written to our own standard output, where it went without a child."""
+    def forward(self, stream: TextIO | None = None) -> None:
+        """Pass on what the child has written.
+
+        Parameters
+        ----------
+        stream
+            None: our own standard output, where it went without a child.
+        """
+        stream = stream or sys.stdout
         size = os.fstat(self.descriptor).st_size
         if size == 0:
             return
         for start in range(0, size, _PIECE):
             piece = os.pread(self.descriptor, min(_PIECE, size - start), start)
-            sys.stdout.write(piece.decode(errors="replace"))
-        sys.stdout.flush()
+            stream.write(piece.decode(errors="replace"))
+        stream.flush()
         os.ftruncate(self.descriptor, 0)
 
     def close(self) -> None:

@@ -63,6 +63,8 @@ def _alignment(doc: AlignmentDoc, *, named: bool) -> list[Block]:
             f"{text.count(doc.n_aligned, 'frame')} aligned."
         )
     )
+    if doc.dispersion_note:
+        blocks.append(Words(text=f"Dispersion: {doc.dispersion_note}."))
     if doc.left_out:
         blocks.append(Words(text=f"Left out: {text.listing(doc.left_out)}."))
     if doc.uncovered:

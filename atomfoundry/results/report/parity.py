@@ -169,7 +169,7 @@ def _quantity(
             _numbers(quantity, document, pairs[shown]),
             limit=POINTS_DRAWN if main else POINTS_DRAWN // 3,
         ),
-        _distribution(quantity, pairs, shown),
+        distribution_figure(quantity, pairs, shown),
     )
 
 
@@ -258,8 +258,18 @@ def parity_figure(
     )
 
 
-def _distribution(quantity: Quantity, pairs: dict[str, tuple[np.ndarray, np.ndarray]], shown: str) -> Figure:
-    """Return the cumulative distribution of absolute errors, a line a split."""
+def distribution_figure(quantity: Quantity, pairs: dict[str, tuple[np.ndarray, np.ndarray]], shown: str) -> Figure:
+    """Return the cumulative distribution of absolute errors, a line a split.
+
+    Parameters
+    ----------
+    quantity
+        What is drawn.
+    pairs
+        Split -> labels and predictions, flat, in the documents' units.
+    shown
+        The split that the caption is about.
+    """
     levels = 1 - np.geomspace(1.0, 1e-3, CDF_POINTS)
     levels = np.unique(np.concatenate([levels, np.linspace(0, 1, CDF_POINTS)]))
     data = []

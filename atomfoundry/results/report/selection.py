@@ -40,7 +40,7 @@ def selection_blocks(doc: SelectionDoc) -> list[Block]:
                     ]
                     for t in doc.trajectories
                 ],
-                caption=f"Molecular dynamics of round {doc.round}.",
+                caption=f"Molecular dynamics of round {doc.round}. Uncertainty: {doc.uncertainty}.",
                 numeric=frozenset({1, 2, 3, 4, 5}),
             )
         )

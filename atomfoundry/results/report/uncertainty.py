@@ -27,8 +27,9 @@ def section(inputs: ReportInputs) -> Section:
     if not blocks:
         return Section(key=key, title=title, absent="No uncertainty was computed and no structure was selected.")
     lead = (
-        "The model says how sure it is (last-layer prediction rigidities, LLPR). Molecular dynamics runs "
-        "until it becomes unsure; frames between the two thresholds are labelled next."
+        "The model says how sure it is (last-layer prediction rigidities, LLPR; a committee's disagreement where a "
+        "calculator has none). Molecular dynamics runs until it becomes unsure; frames between the two thresholds "
+        "are labelled next."
     )
     return Section(key=key, title=title, lead=lead, blocks=blocks)
 

@@ -4,18 +4,20 @@ import gzip
 import json
 import os
 import tracemalloc
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
 import pytest
+import spglib
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.db import connect
 from scipy.linalg import logm
 
+from atomfoundry.alignment import PairBasis, PairTerms
 from atomfoundry.datasets import Dataset, attach_labels, frame_id, labels_of, read_extxyz, write_extxyz
 from atomfoundry.datasets.archives import read_ase_db, read_npz, write_ase_db, write_npz
 from atomfoundry.datasets.convert import guess_format, import_dataset, read_frames, write_frames
@@ -346,6 +348,74 @@ def test_mlearn_units_agree_with_its_energies() -> None:
     assert len(ratios) >= 4
     for mode, values in ratios.items():
         assert np.allclose(values, 1, atol=0.06), (mode, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [(f"{part}", group) for part in ("Li/test", "Si/test", "Cu/test") for group in ("AIMD-NVT", "Vacancy")],
+)
+def test_mlearn_stress_is_the_virial_of_its_forces(name: str, group: str) -> None:
+    """A pair potential fitted to the forces has a virial, which tells unit, sign and order of the stress."""
+    chosen = [a for a in read_mlearn(real(f"mlearn/{name}.json.gz")) if a.info["sampling"] == group][:5]
+    element, basis = chosen[0].symbols[0], PairBasis(n_radial=6, cutoff=2.4)
+    terms = [PairTerms(basis=basis, coefficients={f"{element}-{element}": np.eye(6)[k].tolist()}) for k in range(6)]
+    columns = [[term.evaluate(atoms) for term in terms] for atoms in chosen]
+    design = np.vstack([np.stack([forces.ravel() for _, forces, _ in row], axis=1) for row in columns])
+    fitted = np.linalg.lstsq(design, np.hstack([a.get_forces().ravel() for a in chosen]), rcond=None)[0]
+    shear = np.array([np.stack([stress for *_, stress in row], axis=1) @ fitted for row in columns])[:, 3:]
+    labels = np.array([a.get_stress() for a in chosen])[:, 3:]
+
+    def agreement(order: list[int]) -> float:
+        return float(np.corrcoef(shear[:, order].ravel(), labels.ravel())[0, 1])
+
+    right = agreement([0, 1, 2])
+    assert right > 0.75
+    assert right > max(agreement(list(order)) for order in permutations(range(3)) if order != (0, 1, 2)) + 0.1
+    # A pair potential has the size right to a third or so, kBar and eV/A^3 are a factor of 1602 apart.
+    assert 0.5 < (shear * labels).sum() / (shear**2).sum() < 2
+
+
+@pytest.mark.parametrize("name", ["Li/training", "Li/test", "Si/training", "Si/test", "Cu/test"])
+def test_mlearn_sheared_cells_resist(name: str) -> None:
+    """The largest shear stress of a sheared cubic crystal is where the shear is, and has its sign (Li: too soft)."""
+    checked = 0
+    for atoms in read_mlearn(real(f"mlearn/{name}.json.gz")):
+        if atoms.info["sampling"] != "Elastic":
+            continue
+        shear = np.array([atoms.cell[i, j] + atoms.cell[j, i] for i, j in ((1, 2), (0, 2), (0, 1))])
+        if np.abs(shear).max() > 1e-6:
+            stress = atoms.get_stress()[3:]
+            place = int(np.abs(shear).argmax())
+            assert int(np.abs(stress).argmax()) == place, atoms.info["description"]
+            assert stress[place] * shear[place] > 0 or atoms.symbols[0] == "Li"
+            checked += 1
+    assert checked == {"Li/training": 10, "Li/test": 2, "Si/training": 27, "Si/test": 3, "Cu/test": 5}[name]
+
+
+def symmetric_part(atoms: Atoms, tensor: np.ndarray) -> np.ndarray:
+    """Return the mean of a tensor over the rotations of a crystal."""
+    rotations = spglib.get_symmetry((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), 1e-3)["rotations"]
+    cell = atoms.cell.array.T
+    turned = [cell @ rotation @ np.linalg.inv(cell) for rotation in rotations]
+    return np.mean([turn @ tensor @ turn.T for turn in turned], axis=0)
+
+
+def test_matpes_stress_has_the_symmetry_of_its_crystals() -> None:
+    """Which fixes the order of its components: in these rhombohedral cells every other one breaks the symmetry."""
+    told = 0
+    for atoms in read_matpes(real("reference/two_levels/MatPES-PBE-Element-Refs.json.gz")):
+        if atoms.symbols[0] not in ("As", "Sb", "Bi"):
+            continue
+        broken = {}
+        for order in permutations(range(3)):
+            xx, yy, zz, yz, xz, xy = atoms.get_stress()[[0, 1, 2, *(3 + k for k in order)]]
+            tensor = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+            broken[order] = float(np.abs(symmetric_part(atoms, tensor) - tensor).max())
+        right = broken.pop((0, 1, 2))
+        assert right < 0.02 * np.abs(tensor).max()
+        assert right < 0.1 * min(broken.values())
+        told += 1
+    assert told == 3
 
 
 def test_formats_by_name(tmp_path: Path) -> None:

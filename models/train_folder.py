@@ -1,0 +1,326 @@
+"""A training as a folder: from a plan to a model, its history, its errors and where it all came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atomfoundry.datasets.files import replace_text
+from atomfoundry.documents.model import EpochRecord
+from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
+from atomfoundry.models.accuracy import Accuracy
+from atomfoundry.models.prediction import predict
+from atomfoundry.models.train_plan import HeadData, TrainingPlan, read_head
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomfoundry.models.allegro.config import AllegroConfig
+    from atomfoundry.models.allegro.model import Allegro
+
+PLAN, RECORD, HISTORY, MODEL, PAGE = "plan.json", "training.json", "history.json", "model", "errors.html"
+"""Files of the folder: the plan; what came of it; the learning curve; the model; the page of errors."""
+
+
+@dataclass
+class TrainedFolder:
+    """What a training folder holds.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    record
+        ``training.json``: plan, settings, data, errors, provenance.
+    trained_now
+        False where it was finished before.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    trained_now: bool
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.path / MODEL
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """Metrics of every head and split."""
+        return list(self.record["metrics"])
+
+
+def train_folder(
+    plan: TrainingPlan,
+    path: str | Path,
+    *,
+    callback: Callable[[EpochRecord], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    provenance: Mapping[str, Any] | None = None,
+) -> TrainedFolder:
+    """Train as a plan says, into a folder; the same call goes on where it was stopped.
+
+    A finished folder is not trained again. It holds ``plan.json``, ``checkpoint/``, and in the end ``model/``,
+    ``history.json``, ``training.json`` and ``errors.html``.
+
+    Parameters
+    ----------
+    plan
+        Data, model, settings.
+    path
+        The folder; made if absent.
+    callback
+        Called with each epoch's record.
+    say
+        Called with a sentence now and then.
+    provenance
+        Kept in the record: versions, host, command line.
+
+    Raises
+    ------
+    ConfigurationError
+        If a setting is wrong, or the folder holds another training.
+    DatasetError
+        If data cannot be read, or there is nothing to train on.
+    TrainingError
+        If an isolated-atom energy is missing, or training cannot go on.
+    """
+    from atomfoundry.models.io import save_model
+    from atomfoundry.models.training.trainer import train
+
+    folder = Path(path)
+    settings = plan.settings()
+    _claim(folder, plan)
+    heads = [read_head(n, h, valid_fraction=plan.valid_fraction, seed=plan.seed) for n, h in plan.heads.items()]
+    data_hash = _data_hash(heads)
+    if (folder / RECORD).is_file():
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["data_hash"] != data_hash:
+            raise ConfigurationError(
+                f"The data of the finished training in {folder} have changed since.", remedy="Name another folder."
+            )
+        return TrainedFolder(folder, record, trained_now=False)
+    for head in heads:
+        say(
+            f"Head '{head.name}': {len(head.train)} frames to train on, {len(head.valid)} to validate, "
+            f"{len(head.test)} to test"
+        )
+    model = _start(plan, heads) if plan.start else _config(plan, heads)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / PLAN, _text(plan.model_dump(mode="json")))
+    validation = {head.name: head.valid for head in heads if head.valid}
+    result = train(
+        model,
+        {head.name: head.train for head in heads},
+        validation or None,
+        settings=settings,
+        directory=folder,
+        head_weights={name: head.weight for name, head in plan.heads.items()},
+        callback=callback,
+    )
+    accuracies = _judge(result.model, heads)
+    record = {
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plan": plan.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "config": result.model.config.model_dump(mode="json"),
+        "data": {head.name: head.sources for head in heads},
+        "data_hash": data_hash,
+        "frames": {head.name: {s: len(getattr(head, s)) for s in ("train", "valid", "test")} for head in heads},
+        "metrics": [accuracy.metrics().model_dump(mode="json") for accuracy in accuracies],
+        "stop_reason": result.stop_reason,
+        "n_epochs": result.n_epochs,
+        "best_epoch": result.best_epoch,
+        "training_time_s": result.wall_time_s,
+        "n_parameters": sum(p.numel() for p in result.model.parameters()),
+        "provenance": dict(provenance or {}),
+    }
+    save_model(
+        result.model,
+        folder / MODEL,
+        metadata={key: record[key] for key in ("plan", "data", "data_hash", "metrics", "settings", "provenance")},
+    )
+    replace_text(folder / HISTORY, _text([entry.model_dump(mode="json") for entry in result.history]))
+    _page(folder, accuracies)
+    # last, because it says that all is there
+    replace_text(folder / RECORD, _text(record))
+    return TrainedFolder(folder, record, trained_now=True)
+
+
+def _claim(folder: Path, plan: TrainingPlan) -> None:
+    """Refuse a folder of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file.", remedy="Name a folder.")
+    if not (folder / PLAN).is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigurationError(f"{folder} is not empty and holds no training.", remedy="Name another folder.")
+        return
+    from atomfoundry.models.training.settings import RESUME_MAY_CHANGE
+
+    def course(values: dict[str, Any]) -> dict[str, Any]:
+        free = {key: value for key, value in values["training"].items() if key not in RESUME_MAY_CHANGE}
+        return {**values, "training": free}
+
+    try:
+        old = course(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{folder / PLAN} is broken: {error}.", remedy="Name another folder.") from error
+    new = course(plan.model_dump(mode="json"))
+    differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if differing:
+        raise ConfigurationError(
+            f"{folder} holds another training: {', '.join(differing)} differ.",
+            remedy="Give the same settings to go on, or name another folder.",
+        )
+
+
+def _config(plan: TrainingPlan, heads: list[HeadData]) -> AllegroConfig:
+    """Return the configuration of a new model."""
+    from ase.data import atomic_numbers
+    from pydantic import ValidationError
+
+    from atomfoundry.models.allegro import config as architectures
+    from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
+    from atomfoundry.models.training.energies import average_num_neighbors, force_rms
+
+    heads_config = [
+        HeadConfig(
+            name=head.name,
+            isolated_energies=_isolated_energies(plan, head),
+            scale=force_rms(head.train),
+            level_id=head.level.id if head.level else None,
+        )
+        for head in heads
+    ]
+    values: dict[str, Any] = {"heads": heads_config, "seed": plan.seed, **plan.architecture}
+    names = sorted({symbol for head in heads for symbol in _elements(head)}, key=atomic_numbers.__getitem__)
+    preset = {
+        "fm64": architectures.allegro_fm64,
+        "fm256": architectures.allegro_fm256,
+        "fm512": architectures.allegro_fm512,
+        "alumina": architectures.alumina,
+    }[plan.preset]
+    default = 3.0 if plan.preset == "alumina" else AllegroConfig.model_fields["cutoff"].default
+    try:
+        cutoff = float(values.get("cutoff", default))
+        if "avg_num_neighbors" not in values:
+            values["avg_num_neighbors"] = average_num_neighbors(
+                [a for head in heads for a in head.train], cutoff=cutoff
+            )
+        return preset(values.pop("type_names", names), **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"Architecture setting '{key}': {first['msg']}.",
+            remedy=f"Valid: {', '.join(AllegroConfig.model_fields)}.",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"Architecture: {error}.", remedy="Correct it.") from error
+
+
+def _elements(head: HeadData) -> list[str]:
+    from ase.data import atomic_numbers
+
+    found = {symbol for atoms in head.train + head.valid + head.test for symbol in atoms.get_chemical_symbols()}
+    return sorted(found, key=atomic_numbers.__getitem__)
+
+
+def _isolated_energies(plan: TrainingPlan, head: HeadData) -> dict[str, float]:
+    from atomfoundry.models.training.energies import fit_reference_energies
+
+    try:
+        return fit_reference_energies(
+            head.train, _elements(head), policy=plan.energies, isolated_energies=head.isolated_energies
+        ).energies
+    except TrainingError as error:
+        raise TrainingError(f"Head '{head.name}': {error.message}", remedy=_remedy(error)) from error
+
+
+def _remedy(error: TrainingError) -> str | None:
+    if "isolated-atom energy" in error.message:
+        return (
+            "Add frames of the single atoms, give 'isolated_energies' in the settings file, or fit them: "
+            "--energies lstsq."
+        )
+    return error.remedy
+
+
+def _start(plan: TrainingPlan, heads: list[HeadData]) -> Allegro:
+    """Return the model to go on from; a head that it lacks begins as a copy of its first one."""
+    from atomfoundry.models.finetuning import with_fine_head
+    from atomfoundry.models.io import load_model
+
+    assert plan.start is not None
+    if plan.architecture:
+        raise ConfigurationError(
+            f"The architecture of {plan.start} is given.", remedy="Leave 'architecture' out, or --start."
+        )
+    model = load_model(plan.start)
+    present = {each.name for each in model.config.heads}
+    for head in heads:
+        if head.name in present:
+            own = model.config.heads[model.head_index(head.name)].isolated_energies
+            known = set(own) or set(model.config.type_names)
+        else:
+            known = set(model.config.type_names)
+        missing = [symbol for symbol in _elements(head) if symbol not in known]
+        if missing:
+            raise DatasetError(
+                f"Head '{head.name}': {plan.start} does not know {', '.join(missing)}.",
+                remedy="Train a new model, or leave these frames out.",
+            )
+        if head.name not in present:
+            model = with_fine_head(
+                model,
+                name=head.name,
+                isolated_energies=_isolated_energies(plan, head),
+                level_id=head.level.id if head.level else None,
+            )
+    return model
+
+
+def _judge(model: Allegro, heads: list[HeadData]) -> list[Accuracy]:
+    """Return the errors of every head on every split."""
+    found = []
+    for head in heads:
+        known = next(each for each in model.config.heads if each.name == head.name).isolated_energies
+        parts: dict[str, list[Atoms]] = {"train": head.train, "valid": head.valid, "test": head.test}
+        for name, frames in parts.items():
+            if not any(atoms.calc.results.get("energy") is not None for atoms in frames):
+                continue
+            accuracy = Accuracy(head=head.name, split=name, isolated_energies=known)
+            for frame, prediction in predict(model, frames, head=head.name):
+                accuracy.add(frame, prediction)
+            found.append(accuracy)
+    return found
+
+
+def _page(folder: Path, accuracies: list[Accuracy]) -> None:
+    from atomfoundry.models.accuracy_page import write_accuracy_page
+
+    if accuracies:
+        write_accuracy_page(folder / PAGE, accuracies, title=f"Errors of {folder.name}")
+
+
+def _data_hash(heads: list[HeadData]) -> str:
+    """Hash frames and labels, and who validates: what a training depends on."""
+    digest = hashlib.sha256()
+    for head in heads:
+        digest.update(f"{head.name} {sorted(head.isolated_energies.items())}\n".encode())
+        for name in ("train", "valid", "test"):
+            for atoms in getattr(head, name):
+                digest.update(f"{name} {atoms.info['frame_id']} {atoms.calc.results.get('energy')!r}".encode())
+                forces = atoms.calc.results.get("forces")
+                digest.update(b"" if forces is None else forces.tobytes())
+    return digest.hexdigest()
+
+
+def _text(values: Any) -> str:
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,197 @@
+"""``atomfoundry train`` and ``atomfoundry evaluate``, from files to tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+
+from atomfoundry.cli.main import main
+from atomfoundry.datasets import Dataset, attach_labels, labels_of, read_extxyz, with_metadata, write_extxyz
+
+SETTINGS = """
+preset = "fm64"
+valid_fraction = 0.2
+[architecture]
+cutoff = 3.5
+num_channels = 4
+l_max = 1
+n_layers = 1
+two_body_dims = [8, 8]
+latent_dims = [8, 8]
+edge_energy_dims = [8]
+[training]
+max_epochs = 2
+batch_size = 4
+"""
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = []
+    for seed in range(8):
+        atoms = bulk("Cu") * (1, 1, 2)
+        atoms.rattle(0.05 + 0.01 * seed, seed=seed)
+        atoms.calc = EMT()
+        labels = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
+        frames.append(attach_labels(with_metadata(atoms, source="ab"[seed % 2], group_id=str(seed)), *labels))
+    atom = attach_labels(
+        with_metadata(Atoms("Cu"), sampling="isolated_atom"), EMT().get_property("energy", Atoms("Cu"))
+    )
+    write_extxyz("cu.xyz", [*frames, atom])
+    Dataset.create("cu", frames, splits={"train": [0, 1, 2, 3, 4], "valid": [5], "test": [6, 7]})
+    Path("small.toml").write_text(SETTINGS)
+
+
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["atomfoundry", *words])
+    code = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_from_files_to_a_model_and_its_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", "cu.xyz", "-o", "run", "-s", "small.toml", "--set", "lr=1e-3", "--set", "loss.forces_weight=2")
+    code, out, err = command(capsys, monkeypatch, *words)
+    assert code == 0, err
+    assert "7 frames to train on, 1 to validate" in err
+    assert "Errors after 2 epochs (max_epochs)" in out
+    record = json.loads(Path("run/training.json").read_text())
+    assert record["settings"]["lr"] == 1e-3
+    assert record["settings"]["loss"]["forces_weight"] == 2
+    assert record["provenance"]["command"] == ["atomfoundry", *words]
+    assert record["provenance"]["packages"]["torch"]
+    code, out, _ = command(capsys, monkeypatch, *words)
+    assert code == 0
+    assert "finished before" in out
+
+    code, out, err = command(
+        capsys, monkeypatch, "evaluate", "run", "cu.xyz", "--html", "page.html", "--predictions", "out.xyz", "--json"
+    )
+    assert code == 0, err
+    (found,) = json.loads(out)["sets"]
+    assert found["metrics"]["n_frames"] == 8
+    assert found["n_isolated_atoms"] == 1
+    assert set(found["by_source"]) == {"a", "b"}
+    assert [entry["element"] for entry in found["by_element"]] == ["Cu"]
+    assert "Errors of run/model" in Path("page.html").read_text()
+    predicted = list(read_extxyz("out.xyz"))
+    reference = list(read_extxyz("cu.xyz"))
+    assert len(predicted) == 9
+    error = [(labels_of(p)[0] - labels_of(r)[0]) / len(r) for p, r in zip(predicted[:8], reference[:8], strict=True)]
+    assert np.abs(error).mean() == pytest.approx(found["metrics"]["energy_mae"])
+
+
+def test_heads_and_splits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (
+        "train",
+        "-o",
+        "run",
+        "-s",
+        "small.toml",
+        "--head",
+        "pt=cu",
+        "--head",
+        "other=cu.xyz",
+        "--energies",
+        "lstsq",
+    )
+    code, out, _ = command(capsys, monkeypatch, *words, "--valid", "0.25", "--epochs", "1", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["frames"] == {
+        "pt": {"train": 5, "valid": 1, "test": 2},
+        "other": {"train": 6, "valid": 2, "test": 0},
+    }
+    assert record["n_epochs"] == 1
+    code, out, _ = command(
+        capsys, monkeypatch, "evaluate", "run/model", "cu", "--split", "test", "--head", "other", "--json"
+    )
+    found = json.loads(out)
+    assert (found["head"], found["sets"][0]["metrics"]["n_frames"]) == ("other", 2)
+
+
+def test_any_calculator_is_evaluated(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("emt.json").write_text(
+        json.dumps({"calculator_class": "ase.calculators.emt.EMT", "interpreter": sys.executable, "name": "EMT there"})
+    )
+    for model, name in (("ase.calculators.emt.EMT", "EMT"), ("emt.json", "EMT there")):
+        code, out, _ = command(capsys, monkeypatch, "evaluate", model, "cu", "cu.xyz", "--json")
+        assert code == 0
+        found = json.loads(out)
+        assert found["model"] == name
+        assert [entry["metrics"]["split"] for entry in found["sets"]] == ["cu", "cu.xyz"]
+        assert found["sets"][1]["metrics"]["forces_rmse"] < 1e-9
+    code, out, _ = command(capsys, monkeypatch, "evaluate", "ase.calculators.emt.EMT", "cu")
+    assert "best shift per element" in out
+
+
+def test_names_of_other_programs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_extxyz("mace.xyz", read_extxyz("cu.xyz"), keys="mace")
+    words = ("evaluate", "ase.calculators.emt.EMT", "mace.xyz", "--json")
+    assert command(capsys, monkeypatch, *words)[0] == 1
+    code, out, _ = command(capsys, monkeypatch, *words, "--format", "mace")
+    assert code == 0
+    assert json.loads(out)["sets"][0]["metrics"]["energy_rmse"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "-o", "run"], ["nothing to train on", "--head NAME=DATA"]),
+        (["train", "nowhere.xyz", "-o", "run"], ["nowhere.xyz"]),
+        (["train", "cu.xyz", "-o", "run", "--head", "pt"], ["--head 'pt'", "NAME=DATA"]),
+        (["train", "cu.xyz", "-o", "run", "-s", "nowhere.toml"], ["nowhere.toml"]),
+        (["train", "cu.xyz", "-o", "run", "-s", "bad.toml"], ["bad.toml", "broken"]),
+        (["train", "cu.xyz", "-o", "run", "--set", "max_epoch=3"], ["max_epoch"]),
+        (["train", "cu.xyz", "-o", "run", "--set", "architecture.cut_off=3"], ["cut_off"]),
+        (["train", "cu.xyz", "-o", "run", "--valid", "2"], ["valid_fraction"]),
+        (["train", "cu.xyz", "-o", "run", "--valid", "x=cu"], ["names no head: 'x'", "pt"]),
+        (["train", "cu.xyz", "--head", "b=cu", "-o", "run", "--valid", "cu"], ["does not say for which head"]),
+        (["train", "cu.xyz", "-o", "small.toml"], ["small.toml is a file"]),
+        (["train", "cu.xyz", "-o", "run", "--format", "lammps"], ["no input format 'lammps'"]),
+        (["evaluate", "nowhere/model", "cu.xyz"], ["nowhere/model"]),
+        (["evaluate", "MACEE", "cu.xyz"], ["MACEE", "Did you mean 'MACE'"]),
+        (["evaluate", "ase.calculators.emt.EMT", "nowhere.xyz"], ["nowhere.xyz"]),
+        (["evaluate", "ase.calculators.emt.EMT", "cu.xyz", "--split", "test"], ["cu.xyz", "--split"]),
+        (["evaluate", "ase.calculators.emt.EMT", "cu", "--split", "tset"], ["tset", "train, valid, test"]),
+        (["evaluate", "ase.calculators.emt.EMT", "cu", "--head", "pt"], ["no heads"]),
+        (["evaluate", "ase.calculators.emt.EMT", "cu", "--html", "no/page.html"], ["no/page.html"]),
+    ],
+)
+def test_wrong_use(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: list[str],
+) -> None:
+    Path("bad.toml").write_text("= 3")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, out, err = command(capsys, monkeypatch, *words)
+    assert code == 2
+    assert out == ""
+    error = err.splitlines()[-1]
+    assert error.startswith("Error: ")
+    for word in expected:
+        assert word in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = command(capsys, monkeypatch, "evaluate", "cu", "cu.xyz")
+    assert code == 1
+    assert "cu is no model folder" in err

@@ -1,0 +1,254 @@
+"""A training as a folder: parted by groups, resumed to the same bits, never mixed up with another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+
+from atomfoundry.datasets import Dataset, attach_labels, with_metadata, write_extxyz
+from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
+from atomfoundry.models import load_model
+from atomfoundry.models.train_folder import train_folder
+from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
+
+SMALL = {
+    "cutoff": 3.5,
+    "num_channels": 4,
+    "l_max": 1,
+    "n_layers": 1,
+    "two_body_dims": [8, 8],
+    "latent_dims": [8, 8],
+    "edge_energy_dims": [8],
+}
+
+
+def labelled(atoms, **metadata):
+    atoms.calc = EMT()
+    labels = [atoms.get_potential_energy(), atoms.get_forces()]
+    if atoms.pbc.all():
+        labels.append(atoms.get_stress())
+    atoms.calc = None
+    return attach_labels(with_metadata(atoms, **metadata), *labels)
+
+
+def crystals(symbol="Cu", seed=0):
+    rng = np.random.default_rng(seed)
+    frames = []
+    for group in range(6):
+        for _ in range(2):
+            atoms = bulk(symbol) * (1, 1, 2)
+            atoms.set_cell(atoms.cell * (1 + 0.01 * (group - 3)), scale_atoms=True)
+            atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
+            frames.append(labelled(atoms, group_id=f"{symbol}-{group}", sampling="rattle"))
+    return frames
+
+
+def free_atom(symbol):
+    return labelled(Atoms(symbol), sampling="isolated_atom")
+
+
+@pytest.fixture
+def xyz(tmp_path):
+    write_extxyz(tmp_path / "cu.xyz", [*crystals(), free_atom("Cu")])
+    return tmp_path / "cu.xyz"
+
+
+def plan(path, **changes):
+    values = {
+        "heads": {"pt": {"data": str(path)}},
+        "architecture": SMALL,
+        "training": {"max_epochs": 3, "batch_size": 4},
+        "valid_fraction": 0.2,
+    }
+    return training_plan(values | changes)
+
+
+def test_groups_are_never_cut(xyz):
+    data = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.3, seed=1)
+    groups = [{atoms.info["group_id"] for atoms in part} for part in (data.train, data.valid)]
+    assert groups[0] | groups[1] == {f"Cu-{n}" for n in range(6)}
+    assert not groups[0] & groups[1]
+    assert len(data.valid) == 4
+    assert data.isolated_energies == {"Cu": pytest.approx(EMT().get_property("energy", Atoms("Cu")))}
+    again = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.3, seed=1)
+    assert [a.info["frame_id"] for a in again.valid] == [a.info["frame_id"] for a in data.valid]
+
+
+def test_splits_of_a_dataset_are_kept(tmp_path):
+    frames = crystals()
+    splits = {"train": [0, 1, 4, 5], "valid": [2, 3], "test": [6, 7]}
+    Dataset.create(tmp_path / "set", frames, splits=splits, isolated_energies={"Cu": 1.0})
+    data = read_head("pt", HeadPlan(data=str(tmp_path / "set")), valid_fraction=0.5, seed=0)
+    ids = [atoms.info["frame_id"] for atoms in frames]
+    assert [a.info["frame_id"] for a in data.valid] == [ids[2], ids[3]]
+    assert [a.info["frame_id"] for a in data.test] == [ids[6], ids[7]]
+    # frames of no split are there to train on
+    assert len(data.train) == 8
+    assert data.isolated_energies == {"Cu": 1.0}
+
+
+def test_a_validation_set_of_its_own(xyz, tmp_path):
+    write_extxyz(tmp_path / "valid.xyz", crystals(seed=5)[:3])
+    head = HeadPlan(data=str(xyz), valid=str(tmp_path / "valid.xyz"))
+    data = read_head("pt", head, valid_fraction=0.5, seed=0)
+    assert (len(data.train), len(data.valid)) == (12, 3)
+    with pytest.raises(DatasetError, match="12 frames are both"):
+        read_head("pt", HeadPlan(data=str(xyz), valid=str(xyz)), valid_fraction=0.5, seed=0)
+
+
+def test_a_folder_holds_everything(xyz, tmp_path):
+    seen = []
+    trained = train_folder(plan(xyz), tmp_path / "run", callback=seen.append, provenance={"host": "here"})
+    assert trained.trained_now
+    assert [record.epoch for record in seen] == [1, 2, 3]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint", "errors.html", "history.json", "model", "plan.json", "training.json"}
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["frames"] == {"pt": {"train": 10, "valid": 2, "test": 0}}
+    assert {(m["head"], m["split"]) for m in record["metrics"]} == {("pt", "train"), ("pt", "valid")}
+    assert record["provenance"] == {"host": "here"}
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 3
+    model = load_model(trained.model)
+    assert model.config.type_names == ["Cu"]
+    assert model.config.heads[0].isolated_energies["Cu"] == pytest.approx(EMT().get_property("energy", Atoms("Cu")))
+    again = train_folder(plan(xyz), tmp_path / "run", callback=seen.append)
+    assert not again.trained_now
+    assert again.record == record
+    assert len(seen) == 3
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_what_was_stopped_goes_on_to_the_same_bits(xyz, tmp_path):
+    training = {"max_epochs": 4, "batch_size": 4, "checkpoint_epochs": 1}
+
+    def stop(record):
+        if record.epoch == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train_folder(plan(xyz, training=training), tmp_path / "stopped", callback=stop)
+    assert not (tmp_path / "stopped" / "training.json").exists()
+    epochs = []
+    resumed = train_folder(
+        plan(xyz, training=training), tmp_path / "stopped", callback=lambda record: epochs.append(record.epoch)
+    )
+    assert epochs[0] > 1
+    whole = train_folder(plan(xyz, training=training), tmp_path / "whole")
+    weights = [(run.model / "model.safetensors").read_bytes() for run in (resumed, whole)]
+    assert weights[0] == weights[1]
+    assert resumed.record["metrics"] == whole.record["metrics"]
+    # how often it is saved is no other training
+    often = plan(xyz, training={**training, "checkpoint_epochs": 2})
+    assert not train_folder(often, tmp_path / "whole").trained_now
+
+
+def test_another_training_is_refused(xyz, tmp_path):
+    train_folder(plan(xyz), tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="another training: seed, training differ"):
+        train_folder(plan(xyz, seed=3, training={"max_epochs": 5}), tmp_path / "run")
+    write_extxyz(xyz, [*crystals(seed=9), free_atom("Cu")])
+    with pytest.raises(ConfigurationError, match="have changed since"):
+        train_folder(plan(xyz), tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(ConfigurationError, match="holds no training"):
+        train_folder(plan(xyz), tmp_path / "photos")
+    with pytest.raises(ConfigurationError, match="is a file"):
+        train_folder(plan(xyz), xyz)
+
+
+def test_two_heads_with_their_own_levels(xyz, tmp_path):
+    write_extxyz(tmp_path / "au.xyz", [*crystals("Au"), free_atom("Au")])
+    heads = {"pt": {"data": str(xyz)}, "gold": {"data": [str(tmp_path / "au.xyz")], "weight": 0.5}}
+    trained = train_folder(plan(xyz, heads=heads), tmp_path / "run")
+    model = load_model(trained.model)
+    assert [head.name for head in model.config.heads] == ["pt", "gold"]
+    assert model.config.type_names == ["Cu", "Au"]
+    assert set(model.config.heads[1].isolated_energies) == {"Au"}
+    assert {m["head"] for m in trained.errors} == {"pt", "gold"}
+    start = str(trained.model)
+    with pytest.raises(DatasetError, match=r"Head 'pt'.*does not know Au"):
+        train_folder(plan(xyz, heads={"pt": heads["gold"]}, architecture={}, start=start), tmp_path / "c")
+    # a head more begins as a copy of the first
+    more = plan(xyz, heads={"silver": heads["gold"]}, architecture={}, start=start, training={"max_epochs": 0})
+    silver = load_model(train_folder(more, tmp_path / "b").model)
+    assert [head.name for head in silver.config.heads] == ["pt", "gold", "silver"]
+    assert silver.config.heads[2].isolated_energies == model.config.heads[1].isolated_energies
+    with pytest.raises(ConfigurationError, match="architecture"):
+        train_folder(plan(xyz, heads=heads, start=start), tmp_path / "e")
+    further = train_folder(plan(xyz, heads=heads, architecture={}, start=str(trained.model)), tmp_path / "d")
+    assert [head.name for head in load_model(further.model).config.heads] == ["pt", "gold"]
+
+
+def test_energies_of_atoms_are_fitted_where_there_are_none(tmp_path):
+    path = tmp_path / "cu.xyz"
+    write_extxyz(path, crystals())
+    with pytest.raises(TrainingError, match="Head 'pt': No isolated-atom energy of Cu") as caught:
+        train_folder(plan(path), tmp_path / "run")
+    assert "--energies lstsq" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    trained = train_folder(plan(path, energies="lstsq"), tmp_path / "run")
+    energies = load_model(trained.model).config.heads[0].isolated_energies
+    per_atom = np.mean(
+        [
+            a.get_potential_energy() / len(a)
+            for a in read_head("pt", HeadPlan(data=str(path)), valid_fraction=0.2, seed=0).train
+        ]
+    )
+    assert energies["Cu"] == pytest.approx(per_atom)
+    given = {"pt": {"data": str(path), "isolated_energies": {"Cu": -3.0}}}
+    trained = train_folder(plan(path, heads=given), tmp_path / "given")
+    assert load_model(trained.model).config.heads[0].isolated_energies == {"Cu": -3.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"heads": {}}, "heads"),
+        ({"heads": {"pt": {"dta": "x"}}}, "heads.pt"),
+        ({"preset": "fm65"}, "preset"),
+        ({"epochs": 3}, "'epochs'"),
+        ({"valid_fraction": 1.5}, "valid_fraction"),
+    ],
+)
+def test_wrong_plans_are_named(xyz, values, words):
+    with pytest.raises(ConfigurationError, match=words):
+        plan(xyz, **values)
+
+
+def test_wrong_settings_are_named(xyz, tmp_path):
+    with pytest.raises(ConfigurationError, match="'max_epoch'"):
+        plan(xyz, training={"max_epoch": 3}).settings()
+    with pytest.raises(ConfigurationError, match="cut_off"):
+        train_folder(plan(xyz, architecture={"cut_off": 3}), tmp_path / "run")
+    with pytest.raises(DatasetError, match=r"nowhere\.xyz"):
+        train_folder(plan(tmp_path / "nowhere.xyz"), tmp_path / "run")
+    write_extxyz(tmp_path / "bare.xyz", [with_metadata(bulk("Cu"))])
+    with pytest.raises(DatasetError, match="no labelled training frames"):
+        train_folder(plan(tmp_path / "bare.xyz"), tmp_path / "run")
+    write_extxyz(tmp_path / "two.xyz", [*crystals(), attach_labels(with_metadata(Atoms("Cu")), 7.0), free_atom("Cu")])
+    with pytest.raises(DatasetError, match="two isolated Cu atoms"):
+        train_folder(plan(tmp_path / "two.xyz"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_profiles_and_presets_are_starting_points(xyz):
+    settings = plan(xyz, profile="finetune", training={"max_epochs": 7}, seed=4).settings()
+    assert (settings.max_epochs, settings.lr, settings.clip_norm, settings.seed) == (7, 1e-4, 100.0, 4)
+    from atomfoundry.models.train_folder import _config
+
+    head = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.2, seed=0)
+    for preset, width, cutoff in (("fm64", 64, 5.2), ("fm256", 256, 5.2), ("fm512", 512, 5.2), ("alumina", 128, 3.0)):
+        config = _config(plan(xyz, preset=preset, architecture={}), [head])
+        assert (config.latent_width, config.cutoff, config.type_names) == (width, cutoff, ["Cu"])
+    assert isinstance(plan(xyz), TrainingPlan)
+    assert Path(xyz).exists()
