@@ -90,6 +90,8 @@ def foundry_job(
                 created.update_metadata({"profile": profile})
             return created
 
+        # one layer to take off, as of jobflow's own
+        with_profile.__wrapped__ = made.__wrapped__
         return kind(with_profile) if kind else with_profile  # type: ignore[return-value]
 
     return decorate if method is None else decorate(method)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 
-from atomfoundry.errors import DatasetError
+from atomfoundry.errors import DatasetError, ModelError
 from atomfoundry.models import Allegro, AllegroConfig, training_similarity
 
 
@@ -34,3 +35,21 @@ def test_a_turned_copy_in_training_is_found(model):
 def test_nothing_comparable_is_an_error(model):
     with pytest.raises(DatasetError, match="comparable to H2O"):
         training_similarity(model, molecule("H2O"), [bulk("Si")])
+
+
+def test_a_foreign_calculator_s_descriptors_serve_as_well():
+    class Described(EMT):
+        """Sorted distances to the next atoms: no rotation changes them."""
+
+        def get_descriptors(self, atoms):
+            return np.sort(atoms.get_all_distances(mic=True), axis=1)[:, 1:3]
+
+    training = [molecule(name) for name in ("CH4", "H2O", "CH3OH", "Si2H6")]
+    test = molecule("CH3OH")
+    test.rotate(50, (1, 1, 0))
+    found, compared = training_similarity(Described(), test, training)
+    assert compared == [0, 1, 2]
+    assert found.structures[0] == 2
+    assert found.score == pytest.approx(1.0)
+    with pytest.raises(ModelError, match="EMT has no descriptors"):
+        training_similarity(EMT(), test, training)

@@ -17,7 +17,7 @@ from atomfoundry.engines.isolation.process import ChildDiedError
 from atomfoundry.errors import EngineUnavailableError, LabelError
 
 PASSED_ON = ("energy", "free_energy", "forces", "stress", "energies", "magmom", "magmoms", "charges", "dipole")
-"""Properties that are asked for where the calculator has them."""
+"""Properties that are handed on where the calculator has them; the first four come first."""
 
 
 class InterpreterCalculator(Calculator):

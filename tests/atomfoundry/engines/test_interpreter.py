@@ -169,6 +169,27 @@ def test_it_ends_with_its_parent(tmp_path):
         time.sleep(0.02)
 
 
+def test_one_calculation_an_evaluation(tmp_path):
+    """EMT offers magnetic moments that it does not have."""
+    log = tmp_path / "log"
+    calculator = InterpreterCalculator(
+        sys.executable, "writing_calculator.Counted", {"log": str(log)}, environment=HERE
+    )
+    atoms = rattled()
+    atoms.calc = calculator
+    atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()
+    assert log.read_text() == "x"
+
+
+def test_descriptors_come_from_there():
+    calculator = InterpreterCalculator(sys.executable, "writing_calculator.Described", environment=HERE)
+    atoms = rattled()
+    distances = np.sort(atoms.get_all_distances(mic=True), axis=1)
+    np.testing.assert_array_equal(calculator.get_descriptors(atoms), distances[:, 1:4])
+    with pytest.raises(EngineUnavailableError, match="has no descriptors"):
+        emt().get_descriptors(atoms)
+
+
 def test_closing_ends_the_process():
     calculator = emt()
     pid = calculator._process.pid
