@@ -37,17 +37,10 @@ class AlignedFrames:
         """Yield aligned frames."""
         self.left_out.clear()
         self.kept.clear()
-        a = self._alignment
-        alignable = set(a.source_isolated_energies) & set(a.target_isolated_energies) - set(a.uncovered)
         for number, atoms in enumerate(self._frames):
-            if self._leave_out:
-                strange = sorted(set(atoms.symbols) - alignable)
-                reason = f"element {', '.join(strange)}" if strange else ""
-                if labels_of(atoms)[0] is None:
-                    reason = "no energy"
-                if reason:
-                    self.left_out[reason] += 1
-                    continue
+            if self._leave_out and (reason := _refusal(atoms, self._alignment)):
+                self.left_out[reason] += 1
+                continue
             yield self._alignment.apply(atoms)
             self.kept.append(number)
         if not self.kept:
@@ -127,7 +120,13 @@ def align_dataset(
 def _kept(dataset: Dataset, alignment: Alignment, leave_out: bool) -> Iterable[int]:
     if not leave_out:
         return range(len(dataset))
-    aligned = AlignedFrames(dataset.frames(), alignment, leave_out=True)
-    for _ in aligned:
-        pass
-    return aligned.kept
+    return [number for number, atoms in enumerate(dataset.frames()) if not _refusal(atoms, alignment)]
+
+
+def _refusal(atoms: Atoms, a: Alignment) -> str:
+    """Return why a frame cannot be aligned; empty if it can."""
+    if labels_of(atoms)[0] is None:
+        return "no energy"
+    alignable = set(a.source_isolated_energies) & set(a.target_isolated_energies) - set(a.uncovered)
+    strange = sorted(set(atoms.symbols) - alignable)
+    return f"element {', '.join(strange)}" if strange else ""

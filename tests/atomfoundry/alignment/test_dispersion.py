@@ -26,7 +26,7 @@ from atomfoundry.alignment.dispersion import dispersion_of, dispersion_terms
 from atomfoundry.cli.main import main
 from atomfoundry.datasets import Dataset, attach_labels, labels_of, with_metadata
 from atomfoundry.documents import LevelOfTheory
-from atomfoundry.errors import AlignmentError
+from atomfoundry.errors import AlignmentError, EngineUnavailableError
 from atomfoundry.units import HARTREE
 
 WITH = LevelOfTheory(code="psi4", method="wB97M-D3(BJ)", basis="def2-TZVPPD")
@@ -167,6 +167,12 @@ def level(method: str, dispersion: str | None = None) -> LevelOfTheory:
 def test_what_cannot_be_done_is_refused(source: LevelOfTheory, target: LevelOfTheory, how: str, message: str) -> None:
     with pytest.raises(AlignmentError, match=message):
         dispersion_terms(source, target, how)  # type: ignore[arg-type]
+
+
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyscf.dispersion.dftd3", None)
+    with pytest.raises(EngineUnavailableError, match="pip install pyscf-dispersion"):
+        dispersion_terms(WITH, WITHOUT, "subtract_source")
 
 
 def test_bridge_has_to_be_as_the_target() -> None:
