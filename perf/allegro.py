@@ -15,7 +15,8 @@ SUBJECT:MEASUREMENT, e.g. ``'ours*' 'mace*:train*'`` (``--list`` shows them). Th
 measurement; ``--resume`` keeps what it already holds.
 
 Ratios are peer over ours. ``cpu`` compares CPU seconds a call, which other programs on the machine disturb least;
-``wall`` compares medians of the wall clock. ``first_call_s`` is that of a fresh process, compilation included, where
+``wall`` compares medians of the wall clock; where other programs held the machine, ``noisy`` says so, and then neither
+wall times nor two threads mean much. ``first_call_s`` is that of a fresh process, compilation included, where
 ``compile_cache`` is "empty"; AOTInductor's compilation is ``settings.compile_cpu_s``. Memory is the growth of
 the resident set during one call, after a call on a small structure. Before the larger structures time and memory are
 estimated from the smaller ones: what would exceed ``--limit`` or ``--max-memory`` is left out, and the result says so.
@@ -30,6 +31,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -165,6 +167,15 @@ def estimate(name: str, subject: str, results: Results, options: argparse.Namesp
     return None
 
 
+def running_besides() -> float:
+    """Return how many threads of other programs want a core, over half a second (Linux)."""
+    seen = []
+    for _ in range(10):
+        time.sleep(0.05)
+        seen.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+    return round(sum(seen) / len(seen), 1)
+
+
 def measure(name: str, subject: str, python: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one measurement in a process of its own and return its figures.
 
@@ -191,7 +202,7 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
         what = vars(work) | entry.options
         what |= {"seconds": options.seconds, "repeat": options.repeat, "dtype": options.dtype}
         what |= {"folder": str(cache.parent), "result": str(result)}
-        load = os.getloadavg()[0]
+        others = running_besides()
         try:
             done = subprocess.run(
                 [str(python), str(DRIVERS / entry.driver), json.dumps(what)],
@@ -205,7 +216,8 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
         if done.returncode or not result.exists():
             raise Unavailable(f"exited with {done.returncode}: {' | '.join(done.stderr.strip().splitlines()[-3:])}")
         figures = json.loads(result.read_text())
-    figures |= {"kind": work.kind, "threads": work.threads, "load_before": round(load, 2)}
+    busy = others + work.threads > (os.cpu_count() or 1) + 0.5
+    figures |= {"kind": work.kind, "threads": work.threads, "others_running": others, "noisy": busy}
     figures |= {"compile_cache": compile_cache}
     if "median_s" in figures:
         if work.kind == "train":
