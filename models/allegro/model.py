@@ -194,6 +194,7 @@ class Allegro(nn.Module):
         """Evaluate with the compiled kernel; features and latents only where no loss is differentiated."""
         edges = Edges(self, batch, vectors)
         out: dict[str, Tensor] = {"edge_vectors": vectors}
+        gradients: Tensor | None
         if create_graph:
             unscaled, gradients = differentiable(self, kernel, edges)
         else:

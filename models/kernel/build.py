@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from atomfoundry.errors import ModelError
 from atomfoundry.settings import settings
@@ -138,14 +139,15 @@ def compile_library(files_: dict[str, str], main: str, *, name: str, flags: list
 def load_library(path: Path) -> ctypes.CDLL:
     """Load a compiled kernel and declare its functions."""
     library = ctypes.CDLL(str(path))
-    pointer, number, large = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    pointer: Any = ctypes.c_void_p
+    number, large = ctypes.c_int, ctypes.c_int64
     library.foundry_kernel_size.restype = large
     library.foundry_kernel_size.argtypes = [number, number]
     library.foundry_kernel_new.restype = pointer
     library.foundry_kernel_new.argtypes = [number, number, ctypes.c_double, pointer, pointer]
     library.foundry_kernel_free.restype = None
     library.foundry_kernel_free.argtypes = [pointer]
-    atoms = [pointer, large, *[pointer] * 6]
+    atoms: list[Any] = [pointer, large, *[pointer] * 6]
     library.foundry_kernel_evaluate.argtypes = [*atoms, *[pointer] * 4, number]
     library.foundry_kernel_differentiate.argtypes = [*atoms, *[pointer] * 3, number]
     return library

@@ -15,16 +15,20 @@ from torch import Tensor
 
 from atomfoundry.models.allegro.angular import harmonic_polynomials
 from atomfoundry.models.allegro.couplings import Coupling
+from atomfoundry.models.allegro.track import TensorTrack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from atomfoundry.models.allegro.config import AllegroConfig
+    from atomfoundry.models.allegro.mlp import Perceptron
     from atomfoundry.models.allegro.model import Allegro
 
 
 def config_header(model: Allegro) -> str:
     """Return ``foundry_config.hpp``: number type, sizes and coupling tables."""
     config = model.config
-    coupling = cast(Coupling, model.track.couplings[0])
+    coupling = cast(Coupling, cast(TensorTrack, model.track).couplings[0])
     degrees = [degree for degree in range(config.l_max + 1) for _ in range(2 * degree + 1)]
     terms = term_positions(coupling) if config.n_layers == 2 else np.empty((0, 3), dtype=int)
     triples = [(k, i, j) for i, j, k in coupling.even_triples] if config.n_layers == 2 else []
@@ -108,7 +112,8 @@ def term_positions(coupling: Coupling) -> np.ndarray:
 def kernel_weights(model: Allegro) -> Tensor:
     """Return all weights with their constant factors as one vector in the kernel's order, differentiable."""
     config = model.config
-    track = model.track
+    track = cast(TensorTrack, model.track)
+    perceptrons = cast("Iterable[Perceptron]", model.latents)
     embedding = model.embedding
     parts = [embedding.frequencies, embedding.mixing / sqrt(config.num_basis)]
     parts += model.two_body.scaled_weights()
@@ -120,8 +125,8 @@ def kernel_weights(model: Allegro) -> Tensor:
     if config.n_layers == 2:
         last = cast(Coupling, track.couplings[1]).scalar().repeat_interleave(track.n_channels)
         parts.append(track.environments[1] * (last * (gain * track.environment_gain)))
-    for layer, perceptron in enumerate(model.latents):
-        parts += perceptron.scaled_weights(gain=sqrt(1 / (layer + 2)))  # type: ignore[operator]
+    for layer, perceptron in enumerate(perceptrons):
+        parts += perceptron.scaled_weights(gain=sqrt(1 / (layer + 2)))
     parts.append(first.scalar())
     if config.n_layers == 2:
         places = torch.from_numpy(term_positions(first)).to(track.environments[0].device)
