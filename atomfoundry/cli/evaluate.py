@@ -32,7 +32,9 @@ def evaluate_command(
         ),
     ],
     data: Annotated[list[str], typer.Argument(help="Dataset folders, or files of labelled frames.")],
-    head: Annotated[str | None, typer.Option(help="Readout head of a model [default: the first].")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="Readout head of a model [default: the first]; repeatable, or 'all'.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the datasets.")] = None,
     file_format: Annotated[
         str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' [default: by name].")
@@ -50,24 +52,28 @@ def evaluate_command(
     from atomfoundry.models.accuracy import Accuracy, gather, predicted_frames
     from atomfoundry.models.prediction import predict
 
-    predictor, name, isolated = _predictor(model, head, device)
+    predictor, name, heads = _predictor(model, head or [], device)
+    if predictions is not None and len(heads) > 1:
+        raise InputError("A file takes the predictions of one head.", remedy="Give one --head.")
     for target in (html, predictions):
         if target is not None and not target.absolute().parent.is_dir():
             raise InputError(f"There is no folder for '{target}'.", remedy="Make it, or give another path.")
-    sets = [_open(path, split, file_format) for path in data]
+    for path in data:
+        _open(path, split, file_format)
     accuracies: list[Accuracy] = []
 
     def predicted() -> Iterator[Any]:
-        for title, (count, frames, energies) in zip(_titles(data, split), sets, strict=True):
-            accuracy = Accuracy(head=name[1], split=title, isolated_energies=isolated or energies, seed=seed)
-            with counting(f"Evaluating {title}", count) as advance:
-                for frame, prediction in gather(
-                    accuracy, predict(predictor, frames, head=name[1] or None, batch_size=batch_size)
-                ):
-                    advance(1)
-                    yield frame, prediction
-            accuracy.metrics()  # refuses a set without a single comparison before the next is begun
-            accuracies.append(accuracy)
+        for chosen, isolated in heads.items():
+            for path, title in zip(data, _titles(data, split), strict=True):
+                count, frames, energies = _open(path, split, file_format)
+                accuracy = Accuracy(head=chosen, split=title, isolated_energies=isolated or energies, seed=seed)
+                found = gather(accuracy, predict(predictor, frames, head=chosen or None, batch_size=batch_size))
+                with counting(f"Evaluating {title}", count) as advance:
+                    for item in found:
+                        advance(1)
+                        yield item
+                accuracy.metrics()  # refuses a set without a single comparison before the next is begun
+                accuracies.append(accuracy)
 
     if predictions is not None:
         from atomfoundry.datasets import write_extxyz
@@ -79,27 +85,33 @@ def evaluate_command(
     if html is not None:
         from atomfoundry.models.accuracy_page import write_accuracy_page
 
-        write_accuracy_page(html, accuracies, title=f"Errors of {name[0]}", subtitle=", ".join(data))
+        write_accuracy_page(html, accuracies, title=f"Errors of {name}", subtitle=", ".join(data))
     if as_json:
-        print_json({"model": name[0], "head": name[1] or None, "sets": [entry.summary() for entry in accuracies]})
+        print_json(
+            {
+                "model": name,
+                "heads": [each for each in heads if each],
+                "sets": [entry.summary() for entry in accuracies],
+            }
+        )
     else:
-        _print(accuracies, name[0])
+        _print(accuracies, name)
         for target in (html, predictions):
             if target is not None:
                 console.print(f"Written: {target}", highlight=False, soft_wrap=True)
 
 
 def _predictor(
-    text: str, head: str | None, device: str
-) -> tuple[Allegro | BaseCalculator, tuple[str, str], dict[str, float]]:
-    """Return what predicts, its name and head, and its isolated-atom energies."""
+    text: str, heads: list[str], device: str
+) -> tuple[Allegro | BaseCalculator, str, dict[str, dict[str, float]]]:
+    """Return what predicts, its name, and its chosen heads with their isolated-atom energies ('' for none)."""
     from atomfoundry.engines.foreign import calculator_of, read_calculator_spec
 
     spec = read_calculator_spec(text)
     if spec.model is None:
-        if head is not None:
+        if heads:
             raise InputError(f"{spec.label} has no heads.", remedy="Leave --head out.")
-        return calculator_of(spec), (spec.label, ""), {}
+        return calculator_of(spec), spec.label, {"": {}}
     from atomfoundry.models.io import load_model
 
     folder = Path(spec.model)
@@ -110,9 +122,13 @@ def _predictor(
         model = load_model(folder, device)
     except RuntimeError as error:
         raise InputError(f"Device '{device}': {error}", remedy="Take 'cpu', or a device of this machine.") from error
-    chosen = head or spec.kwargs.get("head") or model.config.heads[0].name
-    isolated = model.config.heads[model.head_index(chosen)].isolated_energies
-    return model, (str(folder), chosen), isolated
+    known = {each.name: each.isolated_energies for each in model.config.heads}
+    if heads == ["all"] and "all" not in known:
+        return model, str(folder), known
+    chosen = heads or [spec.kwargs.get("head") or next(iter(known))]
+    for each in chosen:
+        model.head_index(each)
+    return model, str(folder), {each: known[each] for each in chosen}
 
 
 def _open(path: str, split: str | None, file_format: str) -> tuple[int | None, Iterable[Atoms], dict[str, float]]:
@@ -146,6 +162,7 @@ def _print(accuracies: list[Accuracy], name: str) -> None:
     print_errors([entry.metrics().model_dump(mode="json") for entry in accuracies], title=name)
     for entry in accuracies:
         _, left = entry.shifted()
+        name = f"{entry.split}, head {entry.head}" if entry.head else entry.split
         print_table(
             ["element", "atoms", "F MAE (meV/A)", "F RMSE (meV/A)", "E MAE (meV/atom)", "note"],
             [
@@ -159,7 +176,7 @@ def _print(accuracies: list[Accuracy], name: str) -> None:
                 ]
                 for row in entry.by_element()
             ],
-            title=f"{entry.split}: energy RMSE after the best shift per element {1000 * left:.4g} meV/atom",
+            title=f"{name}: energy RMSE after the best shift per element {1000 * left:.4g} meV/atom",
         )
         if len(entry.by_source) > 1:
             rows = sorted(entry.by_source.items(), key=lambda item: -item[1].n_frames)

@@ -121,7 +121,18 @@ def test_heads_and_splits(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         capsys, monkeypatch, "evaluate", "run/model", "cu", "--split", "test", "--head", "other", "--json"
     )
     found = json.loads(out)
-    assert (found["head"], found["sets"][0]["metrics"]["n_frames"]) == ("other", 2)
+    assert (found["heads"], found["sets"][0]["metrics"]["n_frames"]) == (["other"], 2)
+    code, out, _ = command(capsys, monkeypatch, "evaluate", "run", "cu", "cu.xyz", "--head", "all", "--json")
+    metrics = [entry["metrics"] for entry in json.loads(out)["sets"]]
+    assert [(m["head"], m["split"]) for m in metrics] == [
+        (head, name) for head in ("pt", "other") for name in ("cu", "cu.xyz")
+    ]
+    assert metrics[0]["energy_mae"] != metrics[2]["energy_mae"]
+    code, _, err = command(capsys, monkeypatch, "evaluate", "run", "cu", "--head", "all", "--predictions", "x.xyz")
+    assert (code, Path("x.xyz").exists()) == (2, False)
+    code, _, err = command(capsys, monkeypatch, "evaluate", "run", "cu", "--head", "none")
+    assert code == 1
+    assert "none" in err
 
 
 def test_any_calculator_is_evaluated(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

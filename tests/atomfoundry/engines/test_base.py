@@ -49,7 +49,11 @@ def strained_copper() -> Atoms:
 def test_all_engines_are_built_from_their_own_settings():
     for name in list_engines():
         path = "ase.calculators.emt.EMT"
-        settings = {"ase": {"calculator_class": path}, "forcefield": {"calculator_meta": path}}.get(name, {})
+        settings = {
+            "ase": {"calculator_class": path},
+            "forcefield": {"calculator_meta": path},
+            "interpreter": {"calculator_class": path, "interpreter": "python"},
+        }.get(name, {})
         engine = get_engine(name, **settings)
         again = get_engine(name, **engine.settings())
         assert again == engine
