@@ -58,7 +58,7 @@ PUBLISHED = {
 
 TRIAL = 4
 """The trial of the speed takes each so-many-th frame."""
-RESERVE = 0.03
+RESERVE = 0.05
 """Part of the budget planned to stay unused."""
 SLOWER = 1.03
 """Expected over given CPU time from which a training of many epochs starts anew."""
@@ -289,8 +289,9 @@ def one(element: str, options: argparse.Namespace, settings: dict[str, dict[str,
         "test": errors(result.model, data.test, "test"),
         "valid": errors(result.model, data.valid, "valid"),
         "cpu_s": {
-            "budget": budget,
+            "budget": None if options.epochs else budget,
             "used": round(trained, 1),
+            "up_to_last_epoch_counted": course.curve[-1]["cpu_s"],
             "reading": round(prepared, 1),
             "trial": round(tried, 1),
             "expected_per_epoch": None if expected is None else round(expected, 2),

@@ -76,7 +76,7 @@ def test_the_same_part_of_each_kind_is_held_out(accuracy):
 
 def test_as_many_epochs_as_fit(accuracy):
     settings = TrainingSettings()
-    assert accuracy.fitted(settings, 2.0, 100.0, 17.0).max_epochs == 40
+    assert accuracy.fitted(settings, 2.0, 100.0, 17.0).max_epochs == 39
     with pytest.raises(ConfigurationError, match="does not suffice for one epoch"):
         accuracy.fitted(settings, 90.0, 100.0, 17.0)
 
