@@ -43,7 +43,10 @@ def exported_sources(model: Allegro) -> dict[str, str]:
     """
     reason = unsupported(model.config)
     if reason is not None:
-        raise ModelError(f"The model cannot be exported: {reason}.", remedy="Train a model of variant A with one or two layers, or use the model from Python.")
+        raise ModelError(
+            f"The model cannot be exported: {reason}.",
+            remedy="Train a model of variant A with one or two layers, or use the model from Python.",
+        )
     texts = kernel_sources(model)
     texts["foundry_config.hpp"] += f'#define FOUNDRY_SHAPE "{shape_id(model)}"\n'
     return texts | sources(("exported.cpp", "foundry_model.h"))
