@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomfoundry.models import Allegro
+    from atomfoundry.models.training.result import TrainingResult
     from atomfoundry.models.training.settings import TrainingSettings
-    from atomfoundry.models.training.trainer import TrainingResult
 
 MODEL_MEDIA_TYPE = "application/vnd.atomfoundry.model"
 

@@ -18,8 +18,9 @@ from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.descriptors import structure_descriptors
 from atomfoundry.models.evaluation import evaluate, predictions_of
 from atomfoundry.models.replay import ReplayFilter, ReplayMethod, ReplaySelection, replay_subset
+from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.settings import TrainingSettings, finetune_profile
-from atomfoundry.models.training.trainer import TrainingResult, train
+from atomfoundry.models.training.trainer import train
 
 if TYPE_CHECKING:
     from ase import Atoms

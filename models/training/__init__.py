@@ -16,7 +16,7 @@ _HOMES = {
     "ReferenceEnergies": "energies",
     "Sharpness": "sharpness",
     "TrainingJob": "distributed",
-    "TrainingResult": "trainer",
+    "TrainingResult": "result",
     "TrainingSettings": "settings",
     "allegro_fm_profile": "settings",
     "average_num_neighbors": "energies",

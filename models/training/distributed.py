@@ -48,8 +48,9 @@ from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.io import load_model, save_model
 from atomfoundry.models.training.logs import LiveLine
 from atomfoundry.models.training.processes import Processes
+from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.settings import TrainingSettings
-from atomfoundry.models.training.trainer import TrainingResult, train
+from atomfoundry.models.training.trainer import train
 
 if TYPE_CHECKING:
     from ase import Atoms

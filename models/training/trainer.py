@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from atomfoundry.models.training.loader import (
 from atomfoundry.models.training.logs import EpochLog, open_logs
 from atomfoundry.models.training.loss import Loss
 from atomfoundry.models.training.processes import Processes
+from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.schedule import weights_of
 from atomfoundry.models.training.settings import TrainingSettings
 from atomfoundry.models.training.step import Stepper
@@ -44,46 +44,6 @@ logger = logging.getLogger(__name__)
 
 STOPS = (None, "wall_time", "signal")
 """Why a training has to stop within an epoch, the strongest last."""
-
-
-@dataclass
-class TrainingResult:
-    """A trained model and how it came to be.
-
-    Parameters
-    ----------
-    model
-        With the averaged weights of the best validation loss (of the end, without validation frames).
-    history
-        One record an epoch.
-    stop_reason
-        'max_epochs', 'early_stop', 'min_lr', 'wall_time' (``max_wall_time_s``, or the end of the batch job) or
-        'signal'.
-    n_epochs
-        Epochs done, over all resumptions.
-    wall_time_s
-        Over all resumptions.
-    best_epoch, best_loss
-        Of the weights returned; None without validation.
-    n_skipped
-        Steps skipped for a NaN loss.
-    gradient_shares
-        'HEAD/QUANTITY' -> share of the loss term in the sum of the gradient norms, at the first batch.
-    interrupted
-        Whether it stopped only because its process must end (see :mod:`atomfoundry.deadline`): the same call in
-        another process goes on from the checkpoint.
-    """
-
-    model: Allegro
-    history: list[EpochRecord]
-    stop_reason: str
-    n_epochs: int
-    wall_time_s: float
-    best_epoch: int | None = None
-    best_loss: float | None = None
-    n_skipped: int = 0
-    gradient_shares: dict[str, float] = field(default_factory=dict)
-    interrupted: bool = False
 
 
 def train(
