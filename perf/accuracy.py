@@ -43,6 +43,7 @@ from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import AtomfoundryError, ConfigurationError
 from atomfoundry.models import Allegro, AllegroConfig, GraphBatch, HeadConfig, allegro_fm64, build_graph
 from atomfoundry.models.evaluation import evaluate
+from atomfoundry.models.io import save_model
 from atomfoundry.models.training import TrainingResult, TrainingSettings, fit_reference_energies, force_rms, train
 
 PUBLISHED = {
@@ -284,6 +285,8 @@ def one(element: str, options: argparse.Namespace, settings: dict[str, dict[str,
         result = course.train(config, data, plan, may_restart=False)
     assert result is not None
     trained = used()
+    if options.models:
+        save_model(result.model, options.models / f"{element}-{seed}", metadata={"benchmark": "mlearn", "seed": seed})
     return {
         "seed": seed,
         "test": errors(result.model, data.test, "test"),
@@ -341,6 +344,7 @@ def main() -> None:
     parser.add_argument("--validation", type=float, default=0.1, help="part of the training set held out")
     parser.add_argument("--settings", type=Path, help='JSON: {"architecture": {...}, "training": {...}}')
     parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--models", type=Path, help="folder for the trained models, one folder a seed")
     parser.add_argument("--output", type=Path, default=Path("accuracy.json"))
     options = parser.parse_args()
     runs: list[dict[str, Any]] = []
