@@ -39,6 +39,9 @@ class Trained:
         return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
+pytestmark = pytest.mark.slow  # a dozen processes that import torch
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")

@@ -104,6 +104,7 @@ def test_a_failing_command_tells_its_last_words(bench):
         )
 
 
+@pytest.mark.slow
 def test_our_side_is_measured_and_kept_on_resumption(tmp_path):
     output = tmp_path / "out.json"
     command = [sys.executable, str(PERF / "allegro.py"), "--folder", str(tmp_path), "--output", str(output), "--resume"]
