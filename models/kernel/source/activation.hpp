@@ -23,8 +23,21 @@ inline Vector exponential(Vector x) {
         p = p * f * f + f + T(1);
         return (Vector)((Integers)p + ((Integers)shifted << 23));
     } else {
-        for (int i = 0; i < LANES; ++i) x[i] = std::exp(x[i]);
-        return x;
+        typedef int64_t Integers __attribute__((vector_size(BYTES)));
+        const Vector low = Vector{} - T(708), high = Vector{} + T(709);
+        x = x < low ? low : x;
+        x = x > high ? high : x;
+        const Vector shifted = x * T(1.44269504088896340736) + T(6755399441055744.0);  // 1.5 * 2^52
+        const Vector n = shifted - T(6755399441055744.0);
+        Vector f = x - n * T(6.93147180369123816490e-01);
+        f = f - n * T(1.90821492927058770002e-10);
+        // Taylor's series: the first term left out is below 5e-18.
+        Vector p = Vector{} + T(1.0 / 6227020800.0);
+        constexpr double factorials[] = {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0,
+                                         720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0};
+#pragma GCC unroll 16
+        for (double factorial : factorials) p = p * f + T(1 / factorial);
+        return (Vector)((Integers)p + ((Integers)shifted << 52));
     }
 }
 
