@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from atomfoundry.models.io import load_model, save_model
     from atomfoundry.models.prediction import predict
     from atomfoundry.models.similarity import training_similarity
-    from atomfoundry.models.train_folder import train_folder
     from atomfoundry.models.train_plan import training_plan
+    from atomfoundry.models.training_folder import train_folder
     from atomfoundry.models.uncertainty.committee import CommitteeUncertainty
 
 _HOMES = {
     "Accuracy": "atomfoundry.models.accuracy",
     "CommitteeUncertainty": "atomfoundry.models.uncertainty.committee",
     "predict": "atomfoundry.models.prediction",
-    "train_folder": "atomfoundry.models.train_folder",
+    "train_folder": "atomfoundry.models.training_folder",
     "training_plan": "atomfoundry.models.train_plan",
     "Allegro": "atomfoundry.models.allegro.model",
     "AllegroConfig": "atomfoundry.models.allegro.config",

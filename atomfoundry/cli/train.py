@@ -84,8 +84,8 @@ def train_command(
 
     The folder gets model/, history.json, training.json (settings, data, errors, versions) and errors.html.
     """
-    from atomfoundry.models.train_folder import train_folder
     from atomfoundry.models.train_plan import training_plan
+    from atomfoundry.models.training_folder import train_folder
 
     values = _from_file(settings) if settings else {}
     _take_heads(values, data or [], head or [], valid or [])

@@ -14,8 +14,8 @@ from ase.calculators.emt import EMT
 from atomfoundry.datasets import Dataset, attach_labels, with_metadata, write_extxyz
 from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models import load_model
-from atomfoundry.models.train_folder import train_folder
 from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
+from atomfoundry.models.training_folder import train_folder
 
 SMALL = {
     "cutoff": 3.5,
@@ -245,7 +245,7 @@ def test_wrong_settings_are_named(xyz, tmp_path):
 def test_profiles_and_presets_are_starting_points(xyz):
     settings = plan(xyz, profile="finetune", training={"max_epochs": 7}, seed=4).settings()
     assert (settings.max_epochs, settings.lr, settings.clip_norm, settings.seed) == (7, 1e-4, 100.0, 4)
-    from atomfoundry.models.train_folder import _config
+    from atomfoundry.models.training_folder import _config
 
     head = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.2, seed=0)
     for preset, width, cutoff in (("fm64", 64, 5.2), ("fm256", 256, 5.2), ("fm512", 512, 5.2), ("alumina", 128, 3.0)):
