@@ -21,7 +21,7 @@ from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.allegro.short_track import ShortTrack
 from atomfoundry.models.allegro.track import TensorTrack
 from atomfoundry.models.graph import GraphBatch
-from atomfoundry.models.kernel import Edges, Kernel, differentiable, evaluate, find_kernel
+from atomfoundry.models.kernel import Edges, Kernel, differentiable, evaluate, find_kernel, kernel_first
 from atomfoundry.models.zbl import ZBL
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -153,10 +153,10 @@ class Allegro(nn.Module):
         kernel = find_kernel(self) if differentiate or not torch.is_grad_enabled() else None
         if kernel is None:
             return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
-        out = self._compiled(
-            kernel, batch, batch.edge_vectors().detach(), differentiate=differentiate, create_graph=create_graph
-        )
-        return self._with_derivatives(out, batch, forces=forces, stress=stress)
+        with kernel_first():
+            vectors = batch.edge_vectors().detach()
+            out = self._compiled(kernel, batch, vectors, differentiate=differentiate, create_graph=create_graph)
+            return self._with_derivatives(out, batch, forces=forces, stress=stress)
 
     def forward_edges(
         self, batch: GraphBatch, *, forces: bool = True, stress: bool = True, create_graph: bool = False

@@ -9,5 +9,6 @@ without a second differentiation. g++ compiles it for the model's shape in some 
 from __future__ import annotations
 
 from atomfoundry.models.kernel.evaluation import Edges, Kernel, differentiable, evaluate, find_kernel
+from atomfoundry.models.kernel.threads import kernel_first
 
-__all__ = ["Edges", "Kernel", "differentiable", "evaluate", "find_kernel"]
+__all__ = ["Edges", "Kernel", "differentiable", "evaluate", "find_kernel", "kernel_first"]

@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 FLAGS = [
     "-std=c++17", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-march=native", "-fno-math-errno",
-    "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-shared",
+    "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-shared", "-pthread",
 ]  # fmt: skip
 """With -O3 g++ unrolls the short loops over channels so far that a sweep takes 1.4 times as long."""
 SOURCES = [
     "activation.hpp", "allegro.hpp", "geometry.hpp", "interface.cpp", "matrices.hpp", "model.hpp", "numbers.hpp",
-    "track.hpp",
+    "threads.hpp", "track.hpp",
 ]  # fmt: skip
 COMPILE_SECONDS = 600
 """The compiler is given up after this time."""

@@ -16,6 +16,7 @@ from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.radial import covalent_radii_of
 from atomfoundry.models.kernel.build import compile_library, load_library, sources
 from atomfoundry.models.kernel.layout import config_header, harmonics_header, kernel_weights, unsupported
+from atomfoundry.models.kernel.threads import kernel_threads
 from atomfoundry.settings import settings
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def evaluate(
         out["latents"] = torch.zeros(edges.n_edges, kernel.width, dtype=kernel.dtype)
     names = ("energies", "gradients", "features", "latents")
     places = [out[name].data_ptr() if name in out else None for name in names]
-    _check(kernel.library.foundry_kernel_evaluate(prepared.handle, *edges.pointers(), *places, torch.get_num_threads()))
+    _check(kernel.library.foundry_kernel_evaluate(prepared.handle, *edges.pointers(), *places, kernel_threads()))
     return out
 
 
@@ -157,6 +158,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, prepared: Prepared, edges: Edges) -> tuple[Tensor, Tensor]:
         ctx.prepared, ctx.edges, ctx.size = prepared, edges, weights.shape[0]
+        ctx.n_threads = kernel_threads()
         out = evaluate(prepared, edges, gradients=True)
         return out["energies"], out["gradients"]
 
@@ -169,7 +171,7 @@ class _Differentiable(torch.autograd.Function):
         gradient = torch.empty(ctx.size, dtype=kernel.dtype)
         code = kernel.library.foundry_kernel_differentiate(
             prepared.handle, *edges.pointers(), tangents.data_ptr(), seeds.data_ptr(), gradient.data_ptr(),
-            torch.get_num_threads(),
+            ctx.n_threads,
         )  # fmt: skip
         _check(code)
         return gradient, None, None

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from atomfoundry.errors import TrainingError
 from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.graph import GraphBatch, collate
+from atomfoundry.models.kernel import find_kernel, kernel_first
 from atomfoundry.models.training.batches import Pack, Sizes, deal, plan_steps, warn_of_large
 from atomfoundry.models.training.checkpoint import load_checkpoint, save_checkpoint
 from atomfoundry.models.training.course import Course
@@ -88,7 +89,7 @@ def train(
     """
     settings = settings or TrainingSettings()
     model = Allegro(model_or_config) if isinstance(model_or_config, AllegroConfig) else model_or_config
-    with _threads(settings.num_threads):
+    with _threads(settings.num_threads), nullcontext() if find_kernel(model) is None else kernel_first():
         trainer = _Trainer(
             model,
             train_frames,

@@ -1,11 +1,9 @@
 // What Python calls: a model made once, energies and gradients, gradients by weights.
 #include <algorithm>
-#include <atomic>
-#include <exception>
 #include <string>
-#include <thread>
 
 #include "allegro.hpp"
+#include "threads.hpp"
 
 namespace foundry {
 
@@ -22,25 +20,11 @@ static std::vector<int64_t> pieces(const Atoms& atoms) {
     return starts;
 }
 
-// Calls work(number) for 0 .. n - 1 from several threads; the first exception is thrown here.
+// work(next) takes numbers 0 .. n - 1 from `next` until there is none left, in several threads.
 template <class Work>
 static void in_threads(int64_t n, int n_threads, Work work) {
     std::atomic<int64_t> next{0};
-    std::exception_ptr failure;
-    std::atomic<bool> failed{false};
-    auto body = [&] {
-        try {
-            work(next);
-        } catch (...) {
-            if (!failed.exchange(true)) failure = std::current_exception();
-        }
-    };
-    std::vector<std::thread> threads;
-    const int64_t helpers = std::min<int64_t>(n_threads, n) - 1;
-    for (int64_t t = 0; t < helpers; ++t) threads.emplace_back(body);
-    body();
-    for (auto& thread : threads) thread.join();
-    if (failed) std::rethrow_exception(failure);
+    Threads::run(int(std::min<int64_t>(n_threads, n)) - 1, [&] { work(next); });
 }
 
 static void evaluate(const Model& model, const Atoms& atoms, const Wanted& wanted, int n_threads) {
@@ -61,22 +45,23 @@ static void differentiate(const Model& model, const Atoms& atoms, const Wanted& 
     const auto starts = pieces(atoms);
     const int64_t n = int64_t(starts.size()) - 1;
     const int64_t parts = std::min<int64_t>(PARTS, n);
-    std::vector<std::vector<T>> sums(static_cast<size_t>(std::max<int64_t>(parts, 0)));
+    // Kept from call to call: memory that is fresh from the system costs more than the sums.
+    thread_local std::vector<T> memory_of_sums;
+    memory_of_sums.assign(size_t(parts * model.size), T(0));
+    T* const sums = memory_of_sums.data();
     in_threads(parts, n_threads, [&](std::atomic<int64_t>& next) {
         thread_local Memory memory;
         for (int64_t part; (part = next++) < parts;) {
-            auto& sum = sums[size_t(part)];
-            sum.assign(size_t(model.size), T(0));
             Wanted mine = wanted;
-            mine.weights = sum.data();
+            mine.weights = sums + part * model.size;
             Sweep<true> sweep(model, atoms, mine, memory);
             for (int64_t p = part * n / parts; p < (part + 1) * n / parts; ++p)
                 sweep.run(starts[size_t(p)], starts[size_t(p) + 1]);
         }
     });
     std::fill_n(wanted.weights, model.size, T(0));
-    for (const auto& sum : sums)
-        for (int64_t k = 0; k < model.size; ++k) wanted.weights[k] += sum[size_t(k)];
+    for (int64_t part = 0; part < parts; ++part)
+        for (int64_t k = 0; k < model.size; ++k) wanted.weights[k] += sums[part * model.size + k];
 }
 
 }  // namespace foundry

@@ -91,7 +91,10 @@ struct Rows {
 // Memory of one thread, given out in order and taken back at once.
 class Memory {
   public:
-    ~Memory() { std::free(data_); }
+    ~Memory() {
+        end();
+        std::free(data_);
+    }
     Memory() = default;
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from ase.build import bulk
 from atomfoundry.errors import ModelError
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, build_graph, collate
 from atomfoundry.models.allegro import model as model_module
-from atomfoundry.models.kernel import build, evaluation, find_kernel
+from atomfoundry.models.kernel import build, evaluation, find_kernel, kernel_first
 from atomfoundry.models.kernel.exported import MAIN, exported_sources, write_exported
+from atomfoundry.models.kernel.threads import kernel_threads
 from atomfoundry.settings import settings
 
 ELEMENTS = ["Si", "C"]
@@ -112,6 +114,36 @@ def test_threads_do_not_change_a_bit():
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(other[key].nan_to_num(), value.nan_to_num()) for key, value in found[0].items())
+
+
+def test_pytorch_leaves_its_threads_to_the_kernel():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with kernel_first():
+            assert (torch.get_num_threads(), kernel_threads()) == (1, 2)
+            with kernel_first():
+                assert (torch.get_num_threads(), kernel_threads()) == (1, 2)
+        assert (torch.get_num_threads(), kernel_threads()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_stop_at_a_fork():
+    """A child of a process whose kernel has threads makes its own."""
+    model = Allegro(config())
+    batch = batch_of(*(carbide(seed) for seed in range(8)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = model(batch)["forces"]
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            same = torch.equal(model(batch)["forces"], expected)
+            os._exit(0 if same else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_changed_weights_are_noticed():
