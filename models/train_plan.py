@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from atomfoundry.datasets import Dataset, read_frames
+from atomfoundry.datasets.frame import frame_id
 from atomfoundry.datasets.metadata import METADATA_FILE
 from atomfoundry.datasets.splits import split
 from atomfoundry.documents import LevelOfTheory
@@ -232,6 +233,7 @@ def _read(
         if results.get("energy") is None and results.get("forces") is None:
             n_bare += 1
             continue
+        atoms.info["frame_id"] = str(atoms.info.get("frame_id") or frame_id(atoms))
         if atoms.info.get("level"):
             levels.setdefault(str(atoms.info["level"]), None)
         kept.append(atoms)

@@ -33,11 +33,11 @@ def evaluate_command(
     ],
     data: Annotated[list[str], typer.Argument(help="Dataset folders, or files of labelled frames.")],
     head: Annotated[
-        list[str] | None, typer.Option(help="Readout head of a model [default: the first]; repeatable, or 'all'.")
+        list[str] | None, typer.Option(help="Readout head of a model (default: the first); repeatable, or 'all'.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the datasets.")] = None,
     file_format: Annotated[
-        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' [default: by name].")
+        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' (default: by name).")
     ] = "",
     device: Annotated[str, typer.Option(help="Of a model: 'cpu', 'cuda', 'cuda:1'.")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Most structures that a model sees at a time.")] = 16,

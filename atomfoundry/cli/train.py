@@ -58,14 +58,14 @@ def train_command(
     settings: Annotated[
         Path | None, typer.Option("--settings", "-s", help="TOML, JSON or YAML file; options here win over it.")
     ] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Size of a new model [default: fm64].")] = None,
-    profile: Annotated[Profile | None, typer.Option(help="Settings to start from [default: default].")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Size of a new model (default: fm64).")] = None,
+    profile: Annotated[Profile | None, typer.Option(help="Settings to start from (default: default).")] = None,
     valid: Annotated[
         list[str] | None,
-        typer.Option(help="Fraction for validation [default: 0.1], or a validation set, also as NAME=DATA."),
+        typer.Option(help="Fraction for validation (default: 0.1), or a validation set, also as NAME=DATA."),
     ] = None,
     energies: Annotated[
-        Energies | None, typer.Option(help="Isolated-atom energies: labelled, or fitted [default: isolated].")
+        Energies | None, typer.Option(help="Isolated-atom energies: labelled, or fitted (default: isolated).")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Same as --set max_epochs=N.")] = None,
     change: Annotated[
@@ -74,7 +74,7 @@ def train_command(
     ] = None,
     start: Annotated[Path | None, typer.Option(help="Model folder to go on from; heads it lacks are added.")] = None,
     file_format: Annotated[
-        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' [default: by name].")
+        str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' (default: by name).")
     ] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and validation frames.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live progress.")] = False,

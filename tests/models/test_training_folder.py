@@ -80,6 +80,19 @@ def test_groups_are_never_cut(xyz):
     assert [a.info["frame_id"] for a in again.valid] == [a.info["frame_id"] for a in data.valid]
 
 
+def test_frames_without_names_are_groups_of_their_own(tmp_path):
+    """Formats such as mlearn's name neither frames nor groups."""
+    frames = [labelled(bulk("Cu", a=a)) for a in np.linspace(3.4, 3.8, 20)]
+    for atoms in frames:
+        atoms.info = {"frame_id": "", "group_id": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("atomfoundry.models.train_plan.read_frames", lambda path, format: iter(frames))
+        (tmp_path / "cu.json").touch()
+        head = read_head("pt", HeadPlan(data=[str(tmp_path / "cu.json")]), valid_fraction=0.2, seed=0)
+    assert (len(head.train), len(head.valid)) == (16, 4)
+    assert len({atoms.info["frame_id"] for atoms in head.train + head.valid}) == 20
+
+
 def test_splits_of_a_dataset_are_kept(tmp_path):
     frames = crystals()
     splits = {"train": [0, 1, 4, 5], "valid": [2, 3], "test": [6, 7]}
