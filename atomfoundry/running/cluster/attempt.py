@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import uuid as uuid_module
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def tidy(folder: Path) -> None:
 
 
 def _check_project(project: Project, mark: dict[str, Any]) -> None:
-    own = project.metadata.get("project_id")
+    own = project.project_id
     if own != mark.get("project_id"):
         raise RunError(
             f"Job '{mark.get('name')}' belongs to another project than {project.path}.",
@@ -267,7 +268,7 @@ def _deliver(
     """Store the outputs, then enter the new jobs; each step may be repeated."""
     store = store_of(project)
     for docs, key, save in result.documents:
-        patiently(lambda docs=docs, key=key, save=save: store.update(docs, key, save), f"storing {claim.name}")
+        patiently(partial(store.update, docs, key, save), f"storing {claim.name}")
     if result.made:
         patiently(lambda: _enter(lpad, claim, task, result, project, mark), f"entering the jobs of {claim.name}")
     if result.stop_flow:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
+from atomfoundry.results.mongodb import CLUSTER_FOLDER
 from atomfoundry.results.project import Project
 
-CLUSTER_FOLDER = "cluster"
-LAUNCHPAD_FILE = "my_launchpad.yaml"
 FIREWORKS_FILE = "FW_config.yaml"
 PROFILES_FILE = "profiles.yaml"
 

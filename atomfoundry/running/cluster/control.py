@@ -57,6 +57,28 @@ def defuse_run(lpad: FoundryLaunchPad, run_id: str, *, but: int | None = None) -
     )
 
 
+def cancel_run(lpad: FoundryLaunchPad, run_id: str) -> int:
+    """Cancel what of a run has not started; running jobs end first.
+
+    Parameters
+    ----------
+    lpad
+        The LaunchPad.
+    run_id
+        The run.
+
+    Returns
+    -------
+    int
+        How many jobs, gates not counted.
+    """
+    counted = {"spec.foundry.run_id": run_id, "spec.foundry.kind": "job", "state": {"$in": list(PENDING)}}
+    n_jobs = lpad.fireworks.count_documents(counted)
+    if defuse_run(lpad, run_id):
+        lpad.workflows.update_many({"metadata.foundry.run_id": run_id}, {"$set": {"metadata.foundry.cancelled": True}})
+    return n_jobs
+
+
 def reignite_run(lpad: FoundryLaunchPad, run_id: str) -> int:
     """Undo ``defuse_run``.
 
@@ -71,6 +93,7 @@ def reignite_run(lpad: FoundryLaunchPad, run_id: str) -> int:
         How many jobs.
     """
     changed = 0
+    lpad.workflows.update_many({"metadata.foundry.run_id": run_id}, {"$unset": {"metadata.foundry.cancelled": ""}})
     for document in list(lpad.workflows.find({"metadata.foundry.run_id": run_id}, ["nodes"])):
         nodes = document["nodes"]
         n_changed = _set_states(lpad, nodes[0], ("DEFUSED",), "WAITING")

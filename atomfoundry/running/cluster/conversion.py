@@ -8,9 +8,10 @@ from typing import Any
 
 from fireworks.core.firework import Firework, Workflow
 
+from atomfoundry.results.mongodb import CLUSTER_FOLDER
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster import gates
-from atomfoundry.running.cluster.configuration import CLUSTER_FOLDER, PROFILES_FILE
+from atomfoundry.running.cluster.configuration import PROFILES_FILE
 from atomfoundry.running.cluster.parts import WORKFLOW_SIZE, Part, cut
 from atomfoundry.running.cluster.profiles import Profiles
 from atomfoundry.running.cluster.task import FoundryTask
@@ -39,7 +40,7 @@ class Converter:
         Of every workflow.
     """
 
-    project_id: str
+    project_id: str | None
     run_id: str
     run_name: str
     profiles: Profiles
@@ -60,8 +61,7 @@ class Converter:
             Further fields.
         """
         profiles = Profiles.load(project.path / CLUSTER_FOLDER / PROFILES_FILE)
-        project_id = project.metadata.get("project_id")
-        return cls(project_id=project_id, profiles=profiles, scheduler=profiles.scheduler, **fields)
+        return cls(project_id=project.project_id, profiles=profiles, scheduler=profiles.scheduler, **fields)
 
     def spec(self, name: str, profile: str, priority: int = 0) -> dict[str, Any]:
         """Return the part of a spec that says who runs a job, and on what.

@@ -7,14 +7,14 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from fireworks.core.firework import Workflow
 from fireworks.core.launchpad import LaunchPad, WFLock
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from atomfoundry.errors import ConfigurationError, ProjectError
+from atomfoundry.errors import ProjectError
+from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE, MongoConnection
 from atomfoundry.results.project import Project
-from atomfoundry.running.cluster.configuration import CLUSTER_FOLDER, LAUNCHPAD_FILE, configure_fireworks
+from atomfoundry.running.cluster.configuration import configure_fireworks
 from atomfoundry.running.cluster.patience import patiently
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"
 ENDED_PARTS = "foundry_ended_parts"
 """Collection of the parts of flows whose jobs have all ended."""
 
@@ -214,9 +213,7 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
     Raises
     ------
     ProjectError
-        If the project has no LaunchPad.
-    ConfigurationError
-        If the file is wrong.
+        If the project has no LaunchPad, or its file is wrong.
     """
     configure_fireworks(project)
     path = project.path / CLUSTER_FOLDER / LAUNCHPAD_FILE
@@ -227,19 +224,5 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
             f"{project.path} has no LaunchPad ({CLUSTER_FOLDER}/{LAUNCHPAD_FILE} is missing).",
             remedy=f"Make it with 'atomfoundry init cluster {project.path}'.",
         )
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.", remedy="Mend the file.") from error
-    known = (
-        "host", "port", "name", "username", "password", "logdir", "strm_lvl", "user_indices", "wf_user_indices",
-        "authsource", "uri_mode", "mongoclient_kwargs",
-    )  # fmt: skip
-    if not isinstance(content, dict) or (unknown := set(content) - set(known)):
-        what = f"'{sorted(unknown)[0]}' is unknown" if isinstance(content, dict) else "it is no mapping"
-        raise ConfigurationError(f"{path}: {what}.", remedy=f"Keys are {', '.join(known)}.")
-    arguments = {key: value for key, value in content.items() if value is not None}
-    if password := os.environ.get(PASSWORD_VARIABLE):
-        arguments["password"] = password
-    arguments.setdefault("strm_lvl", "WARNING")
-    return FoundryLaunchPad(**arguments)
+    arguments = MongoConnection.load(path).launchpad_arguments()
+    return FoundryLaunchPad(**{**arguments, "strm_lvl": arguments.get("strm_lvl") or "WARNING"})

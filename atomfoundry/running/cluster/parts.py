@@ -129,7 +129,5 @@ def _pieces(
         groups.setdefault(depth[node], {}).setdefault(find(node), []).append(node)
     made: dict[int, list[list[int]]] = {}
     for level, found in groups.items():
-        made[level] = [
-            nodes[start : start + size] for nodes in found.values() for start in range(0, len(nodes), size)
-        ]
+        made[level] = [nodes[start : start + size] for nodes in found.values() for start in range(0, len(nodes), size)]
     return made

@@ -67,7 +67,9 @@ def fworker_of(options: WorkerOptions) -> FWorker:
     return FWorker(name=options.name or host_name(), category=category or "")
 
 
-def work(project: Project, options: WorkerOptions = WorkerOptions(), *, launchpad: FoundryLaunchPad | None = None) -> int:
+def work(
+    project: Project, options: WorkerOptions = WorkerOptions(), *, launchpad: FoundryLaunchPad | None = None
+) -> int:
     """Run jobs in this process until no work or no time is left.
 
     Parameters
