@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.results.project import Project
@@ -139,7 +140,7 @@ class _Sweeper:
         return list(self.lpad.launches.find({"launch_id": {"$in": fw["launches"]}}))
 
     def locks(self) -> None:
-        """Workflows that a process locked and never unlocked."""
+        """Find workflows that a process locked and never unlocked."""
         for workflow in list(self.lpad.workflows.find({"locked": {"$exists": True}}, ["nodes", "name", "updated_on"])):
             node = workflow["nodes"][0]
             if not self.lasts(f"locked:{node}", workflow["updated_on"], self.stuck_after_s):
@@ -158,7 +159,7 @@ class _Sweeper:
             )
 
     def incomplete(self) -> None:
-        """Workflows whose submission was killed half-way."""
+        """Find workflows whose submission was killed half-way."""
         for workflow in self.lpad.workflows.find(
             {"metadata.foundry.project_id": self.project.project_id}, ["nodes", "name"]
         ):
@@ -175,7 +176,7 @@ class _Sweeper:
                 )
 
     def unreported(self, running: Iterable[dict]) -> None:
-        """Launches that have ended while their job says that it runs."""
+        """Find launches that have ended while their job says that it runs."""
         for fw in running:
             launches = self._launches(fw)
             ended = [launch["state"] for launch in launches if launch["state"] in ("COMPLETED", "FIZZLED")]
@@ -186,12 +187,12 @@ class _Sweeper:
                     "unreported",
                     f"Job '{fw['name']}' ({fw['fw_id']}) has ended ({ended[-1].lower()}) and says that it runs.",
                     "its workflow's states worked out anew",
-                    lambda fw_id=fw["fw_id"]: refresh_workflow(self.lpad, fw_id),
+                    partial(refresh_workflow, self.lpad, fw["fw_id"]),
                     fw["fw_id"],
                 )
 
     def lost(self, running: Iterable[dict]) -> None:
-        """Running jobs whose process is gone."""
+        """Find running jobs whose process is gone."""
         suspects = []
         for fw in running:
             launches = self._launches(fw)
@@ -282,7 +283,7 @@ class _Sweeper:
         return (job_folder(self.project, mark["uuid"], mark["index"]) / RESULT_FILE).is_file()
 
     def reserved(self) -> None:
-        """Reserved jobs without a launch, or whose batch job is gone."""
+        """Find reserved jobs without a launch, or whose batch job is gone."""
         for fw in self._ours("RESERVED"):
             launches = self._launches(fw)
             ids = [
@@ -304,12 +305,12 @@ class _Sweeper:
                     "reserved",
                     f"Job '{fw['name']}' ({fw['fw_id']}) is reserved: {why}.",
                     "ready again",
-                    lambda fw_id=fw["fw_id"]: self.lpad.rerun_fw(fw_id),
+                    partial(self.lpad.rerun_fw, fw["fw_id"]),
                     fw["fw_id"],
                 )
 
     def gates(self) -> None:
-        """Gates whose parts have ended without anybody opening them."""
+        """Find gates whose parts have ended without anybody opening them."""
         criteria = {
             "state": "PAUSED",
             "spec.foundry.kind": "gate",
@@ -330,7 +331,7 @@ class _Sweeper:
             )
 
     def orphans(self) -> None:
-        """Jobs that were inserted for a workflow by a process killed before it entered them there."""
+        """Find jobs that were inserted for a workflow by a process killed before it entered them there."""
         criteria = {
             "state": "WAITING",
             "launches": [],
@@ -346,24 +347,25 @@ class _Sweeper:
                     "orphan",
                     f"Job '{fw['name']}' ({fw_id}) belongs to no workflow.",
                     "removed: the job that made it enters it again",
-                    lambda fw_id=fw_id: self.lpad.fireworks.delete_one({"fw_id": fw_id}),
+                    partial(self.lpad.fireworks.delete_one, {"fw_id": fw_id}),
                     fw_id,
                 )
 
     def folders(self) -> None:
-        """Results on disk of jobs whose completion is in the database."""
+        """Find results on disk of jobs whose completion is in the database."""
         for path in sorted(self.project.work_dir.glob(f"*/{RESULT_FILE}")):
             attempt = read_attempt(path.parent)
             fw = self.lpad.fireworks.find_one({"fw_id": attempt.get("fw_id")}, ["state", "name"]) if attempt else None
-            if fw is not None and fw["state"] == "COMPLETED":
-                if self.lasts(f"folder:{path.parent.name}", attempt.get("token"), self.stuck_after_s):
-                    self.found(
-                        "folder",
-                        f"The result of '{fw['name']}' is still in {path.parent}, and in the database.",
-                        "removed from the folder",
-                        lambda folder=path.parent: tidy(folder),
-                        attempt["fw_id"],
-                    )
+            if fw is None or fw["state"] != "COMPLETED":
+                continue
+            if self.lasts(f"folder:{path.parent.name}", attempt.get("token"), self.stuck_after_s):
+                self.found(
+                    "folder",
+                    f"The result of '{fw['name']}' is still in {path.parent}, and in the database.",
+                    "removed from the folder",
+                    partial(tidy, path.parent),
+                    attempt["fw_id"],
+                )
 
 
 def sweep(
