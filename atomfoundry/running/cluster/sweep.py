@@ -332,7 +332,7 @@ class _Sweeper:
 
     def orphans(self) -> None:
         """Find jobs that were inserted for a workflow by a process killed before it entered them there."""
-        criteria = {
+        criteria: dict[str, Any] = {
             "state": "WAITING",
             "launches": [],
             "spec.foundry.attached": {"$exists": True},
@@ -414,7 +414,9 @@ def sweep(
 
     scheduler = scheduler or Converter.of_project(project, run_id="", run_name="").scheduler
     if job_states is None and scheduler is not None:
-        from atomfoundry.running.cluster.scheduler import job_states
+        from atomfoundry.running.cluster import scheduler as scheduler_module
+
+        job_states = scheduler_module.job_states
     sweeper = _Sweeper(
         project,
         launchpad or open_launchpad(project),
