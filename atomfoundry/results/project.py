@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -103,6 +105,28 @@ class Project:
                     f"{project.path} is not empty and not a project folder (it holds '{foreign[0].name}').",
                     remedy="Give a new or empty folder.",
                 )
+        project._create()
+        return project
+
+    @classmethod
+    def temporary(cls) -> Project:
+        """Make a project for trying something out; its folder is removed with the object.
+
+        It lies in the folder for temporary files (``TMPDIR``) and lasts as long as something in this process
+        holds it, such as a ``RunResult``, at the longest until the process ends.
+
+        Raises
+        ------
+        ProjectError
+            If there cannot be written.
+        """
+        try:
+            project = cls(tempfile.mkdtemp(prefix="atomfoundry-"))
+        except OSError as error:
+            raise ProjectError(
+                f"No temporary project can be made: {error}.", remedy="Set TMPDIR to a folder you may write to."
+            ) from error
+        weakref.finalize(project, _remove, project.path, os.getpid())
         project._create()
         return project
 
@@ -216,6 +240,12 @@ class Project:
                 index_fields=("level_id", "engine", "status"),
             )
         )
+
+
+def _remove(path: Path, owner: int) -> None:
+    """Remove a temporary project; a forked child that ends leaves its parent's alone."""
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 _STACK: list[Project] = []
