@@ -184,8 +184,8 @@ def compare_fireworks(mongo: MockedMongo, n: int, repeat: int) -> dict[str, Any]
 
 
 def structures(project: Project, n: int) -> StructureSetDoc:
-    rng = np.random.default_rng(n)
-    frames = [Atoms("Cu2", positions=[[0, 0, 0], [x, 0, 0]], cell=[12.0] * 3) for x in rng.uniform(2.0, 3.0, n)]
+    lengths = np.linspace(2.0, 3.0, n)
+    frames = [Atoms("Cu2", positions=[[0, 0, 0], [x, 0, 0]], cell=[12.0] * 3) for x in lengths]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "structures"
         Dataset.create(path, frames, name="dimers")
