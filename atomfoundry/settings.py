@@ -12,6 +12,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -23,7 +24,7 @@ DEFAULT_SETTINGS_FILE = "~/.atomfoundry.yaml"
 class AtomfoundrySettings(BaseSettings):
     """All settings of Atomfoundry."""
 
-    model_config = SettingsConfigDict(env_prefix="ATOMFOUNDRY_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="ATOMFOUNDRY_", extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
         default=Path("~/.local/share/atomfoundry"),
@@ -58,6 +59,10 @@ class AtomfoundrySettings(BaseSettings):
     )
     materials_project_url: str = Field(
         default="https://api.materialsproject.org", description="REST address of the Materials Project."
+    )
+    trusted_packages: list[str] = Field(
+        default_factory=list,
+        description="Packages of your own whose classes job outputs may hold; in the environment a JSON list.",
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
     kernel: Literal["auto", "off"] = Field(
@@ -94,8 +99,23 @@ def settings() -> AtomfoundrySettings:
     ConfigurationError
         If the settings file or an environment variable is wrong.
     """
+    import yaml
+
     try:
         return AtomfoundrySettings()
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"A setting cannot be read: {error}.",
+            remedy="Lists are written as JSON in the environment: ATOMFOUNDRY_TRUSTED_PACKAGES='[\"my_package\"]'.",
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        # the error itself quotes the line, which may hold a key
+        raise ConfigurationError(
+            f"The settings file is no YAML: {getattr(error, 'problem', None) or 'broken'}"
+            f"{f' (line {mark.line + 1})' if mark else ''}.",
+            remedy=f"Correct {os.environ.get('ATOMFOUNDRY_SETTINGS_FILE', DEFAULT_SETTINGS_FILE)}.",
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
