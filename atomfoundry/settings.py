@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,12 @@ from pydantic_settings import (
 
 from atomfoundry.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_SETTINGS_FILE = "~/.atomfoundry.yaml"
+
+
+_SECRET = ("materials_project_key",)
 
 
 class AtomfoundrySettings(BaseSettings):
@@ -81,13 +87,30 @@ class AtomfoundrySettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before file."""
-        path = Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=settings_file())
 
     @property
     def home_dir(self) -> Path:
         """The expanded home folder."""
         return self.home.expanduser()
+
+
+def settings_file() -> Path:
+    """Return where the settings file is, if there is one."""
+    return Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Warn of a file that holds a key and that others may read."""
+    try:
+        mode = path.stat().st_mode
+        holds_key = mode & 0o077 and any(
+            line.partition(":")[0].strip() in _SECRET for line in path.read_text(encoding="utf-8").splitlines()
+        )
+    except (OSError, UnicodeDecodeError):
+        return
+    if holds_key:
+        logger.warning("%s holds a key and others may read it: run 'chmod 600 %s'", path, path)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +125,9 @@ def settings() -> AtomfoundrySettings:
     import yaml
 
     try:
-        return AtomfoundrySettings()
+        found = AtomfoundrySettings()
+        _warn_of_readers(settings_file())
+        return found
     except SettingsError as error:
         raise ConfigurationError(
             f"A setting cannot be read: {error}.",
@@ -112,9 +137,8 @@ def settings() -> AtomfoundrySettings:
         mark = getattr(error, "problem_mark", None)
         # the error itself quotes the line, which may hold a key
         raise ConfigurationError(
-            f"The settings file is no YAML: {getattr(error, 'problem', None) or 'broken'}"
-            f"{f' (line {mark.line + 1})' if mark else ''}.",
-            remedy=f"Correct {os.environ.get('ATOMFOUNDRY_SETTINGS_FILE', DEFAULT_SETTINGS_FILE)}.",
+            f"The settings file is no plain YAML{f' (line {mark.line + 1})' if mark else ''}.",
+            remedy=f"Correct {settings_file()}.",
         ) from None
     except ValidationError as error:
         first = error.errors()[0]

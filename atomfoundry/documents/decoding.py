@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from atomfoundry.errors import UntrustedDocumentError
@@ -48,22 +49,30 @@ def check_document(document: Any, *, where: str) -> None:
     Raises
     ------
     UntrustedDocumentError
-        Naming the module. ``TRUSTED`` and the setting ``trusted_packages`` are allowed, and no function at all.
+        Naming the module: only those of ``TRUSTED`` and of the setting ``trusted_packages`` are allowed, and of
+        functions none at all (a class is: references to outputs name their schema so).
     """
     trusted = (*TRUSTED, *settings().trusted_packages)
     for entry in _named(document):
-        module = entry["@module"]
-        if "@class" not in entry:
+        module, name = entry["@module"], entry.get("@class", entry.get("@callable"))
+        if not isinstance(module, str) or not any(module == root or module.startswith(f"{root}.") for root in trusted):
             raise UntrustedDocumentError(
-                f"{where} names the function '{module}.{entry.get('@callable')}'; a result holds values only.",
-                remedy="Look at the document's raw content: somebody may have tampered with it.",
-            )
-        if not isinstance(module, str) or not any(module == name or module.startswith(f"{name}.") for name in trusted):
-            raise UntrustedDocumentError(
-                f"{where} holds an object of class '{module}.{entry['@class']}', whose module is not trusted.",
-                remedy="If the class is your own, name its package in the setting 'trusted_packages' "
+                f"{where} names '{module}.{name}', whose module is not trusted.",
+                remedy="If it is a class of your own, name its package in the setting 'trusted_packages' "
                 "(ATOMFOUNDRY_TRUSTED_PACKAGES='[\"my_package\"]').",
             )
+        if "@class" not in entry and not (entry.get("@bound") is None and _is_class(module, str(name))):
+            raise UntrustedDocumentError(
+                f"{where} names the function '{module}.{name}'; a result holds values only.",
+                remedy="Look at the document's raw content: somebody may have tampered with it.",
+            )
+
+
+def _is_class(module: str, name: str) -> bool:
+    try:
+        return isinstance(getattr(import_module(module), name, None), type)
+    except ImportError:
+        return False
 
 
 def decode(document: Any, *, where: str) -> Any:
