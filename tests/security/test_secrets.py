@@ -163,9 +163,9 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_search_of_a_database(planted: None) -> None:
-    import mongomock
+    from mongomock_ng import MongoClient
 
-    database = mongomock.MongoClient().db
+    database = MongoClient().db
     database.outputs.insert_one({"output": {"nested": [{"deep": f"{MARK}-a"}]}})
     database["fw_gridfs.chunks"].insert_one({"data": gzip.compress(f"{MARK}-b".encode())})
     database.labels.insert_one({"energy": 1.0, f"{MARK}": 1})

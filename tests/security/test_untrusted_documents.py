@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from jobflow import Flow, job
+from maggma.core import StoreError
 from monty.json import MontyEncoder
 
 from atomfoundry.documents import Artifact, LevelOfTheory
 from atomfoundry.documents.decoding import check_document, decode
 from atomfoundry.errors import ArtifactError, ProjectError, UntrustedDocumentError
 from atomfoundry.results import ArtifactStore, Project, open_results
+from atomfoundry.results.sqlite_store import SQLiteStore
 from atomfoundry.running import run
+from atomfoundry.running.queue import Queue
 from atomfoundry.settings import settings
 
 
@@ -141,3 +144,23 @@ def test_links_and_addresses_of_artifacts(tmp_path: Path) -> None:
     for uri in ("../secret", "/etc/passwd", "aa/../../secret", ""):
         with pytest.raises(ArtifactError, match="leads out"):
             store.fetch(Artifact(uri=uri, sha256=single.sha256, size=6))
+
+
+HOSTILE = ("'; DROP TABLE jobs; --", '" OR 1=1 --', "x') OR ('1'='1", '"; DROP TABLE "docs:outputs"; --', "?", "%")
+
+
+def test_values_are_no_sql(ran: Any) -> None:
+    result, first, _ = ran
+    store, queue = result.project.job_store(), Queue(result.project.queue_path)
+    for text in HOSTILE:
+        assert store.query_one({"uuid": text}) is None
+        assert [doc["uuid"] for doc in store.query({"uuid": {"$in": [f"{text} ", first]}}, ["uuid"])] == [first]
+        assert not list(store.query({text: text}))
+        assert queue.is_finished(text)
+        assert queue.retry_failed(text) == 0
+        store.update({"uuid": text, "index": 1, "name": text, "output": {text: text}})
+        assert store.get_output(text) == {text: text}
+    assert store.get_output(first) == 1
+    assert queue.is_finished(result.run_id)
+    with pytest.raises(StoreError, match="use letters"):
+        SQLiteStore(result.project.path / "other.db", collection_name='a"; --').connect()
