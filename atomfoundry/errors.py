@@ -81,6 +81,10 @@ class ArtifactError(AtomfoundryError):
     """An artifact is missing or its content does not match its hash."""
 
 
+class UntrustedDocumentError(AtomfoundryError):
+    """A stored document names code that reading it would have to import."""
+
+
 class ProjectError(InputError):
     """A project folder is missing, foreign or of a newer schema."""
 

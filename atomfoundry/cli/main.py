@@ -1,4 +1,4 @@
-"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use."""
+"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use, 75 not at its end: run it again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from atomfoundry.cli.inputs import inputs_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
+from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError
 from atomfoundry.errors import AtomfoundryError, InputError
 
 app = typer.Typer(
@@ -74,6 +75,9 @@ def main() -> None:
     except InputError as error:
         fail(error)
         sys.exit(2)
+    except NoTimeLeftError as error:
+        fail(error)
+        sys.exit(NO_TIME_STATUS)
     except AtomfoundryError as error:
         fail(error)
         sys.exit(1)

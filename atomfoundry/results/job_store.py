@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from jobflow import CURRENT_JOB, Job, JobStore
@@ -12,6 +13,7 @@ from jobflow.core.reference import OnMissing
 from monty.json import jsanitize
 
 from atomfoundry.documents import JobReference
+from atomfoundry.documents.decoding import check_document
 
 
 class _Reads:
@@ -29,6 +31,9 @@ class _Reads:
 
 
 _READS = _Reads()
+
+_LOOKED_AT: ContextVar[str | None] = ContextVar("looked_at", default=None)
+"""uuid of the output that is read while no job runs."""
 
 
 def recorded_inputs(job: Job) -> list[JobReference] | None:
@@ -108,10 +113,19 @@ class FoundryJobStore(JobStore):
         ------
         ValueError
             If the job has no output.
+        UntrustedDocumentError
+            If no job runs, and the output, or one that it refers to, names a class that is not trusted: looking at
+            results imports nothing. A job decodes what it reads, as it is code itself.
         """
         job = CURRENT_JOB.job
         if job is None:
-            return super().get_output(uuid, which, load, cache, on_missing)
+            if which == "all":
+                check_document(list(self.query({"uuid": uuid}, ["output"])), where=f"The output of job {uuid}")
+            token = _LOOKED_AT.set(uuid)
+            try:
+                return super().get_output(uuid, which, load, cache, on_missing)
+            finally:
+                _LOOKED_AT.reset(token)
         if which == "all":
             indices = [doc["index"] for doc in self.query({"uuid": uuid}, ["index"], sort={"index": 1})]
         elif isinstance(which, int):
@@ -143,7 +157,11 @@ class FoundryJobStore(JobStore):
         # jobflow looks a reference up before reading it: from then on this job is known to be served by us.
         if CURRENT_JOB.job is not None:
             _READS.of(CURRENT_JOB.job)
-        return super().query_one(criteria, properties, sort, load)
+        found = super().query_one(criteria, properties, sort, load)
+        # jobflow decodes an output that holds references to others as soon as it has them
+        if _LOOKED_AT.get() is not None:
+            check_document(found, where=f"The output of job {_LOOKED_AT.get()}")
+        return found
 
     def update(self, docs: Any, key: list | str | None = None, save: Any = None) -> None:
         """Insert or replace documents; large objects first, so that no document points at a missing blob.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobflow import Flow, Job
 
-from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.errors import InputError, ProjectError, RunError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
@@ -24,7 +24,7 @@ from atomfoundry.running.processes import (
 from atomfoundry.running.progress import Watcher, watching
 from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, OPEN, READY, RUNNING, STOPPED, Queue
 from atomfoundry.running.status import failures
-from atomfoundry.running.worker import NO_TIME_STATUS, work
+from atomfoundry.running.worker import work
 from atomfoundry.settings import settings
 
 POLL_S = 0.02
