@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from atomfoundry.deadline import NoTimeLeftError
+from atomfoundry.deadline import NoTimeLeftError, reason_to_stop
 from atomfoundry.documents import DatasetDoc, EpochRecord, HeadDoc, ModelDoc
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.frames import open_dataset
-from atomfoundry.makers.label_time import reason_to_stop
 from atomfoundry.results import current_artifacts, report_progress
 
 if TYPE_CHECKING:
