@@ -11,7 +11,7 @@ case $profile in
         export ATOMFOUNDRY_PROJECT=/shared/me/silicon
         export FW_CONFIG_FILE=/shared/me/silicon/cluster/FW_config.yaml
         export JOBFLOW_CONFIG_FILE=/shared/me/silicon/cluster/jobflow.yaml
-        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --profile light "$@"
+        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --category light --parallel 4 --threads 1 "$@"
         ;;
     dft)
         module load gcc/13.2 || exit 1
@@ -19,7 +19,7 @@ case $profile in
         export ATOMFOUNDRY_PROJECT=/shared/me/silicon
         export FW_CONFIG_FILE=/shared/me/silicon/cluster/FW_config.yaml
         export JOBFLOW_CONFIG_FILE=/shared/me/silicon/cluster/jobflow.yaml
-        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --profile dft "$@"
+        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --category dft --parallel 1 --threads 1 "$@"
         ;;
     gpu)
         module load gcc/13.2 || exit 1
@@ -27,7 +27,7 @@ case $profile in
         export ATOMFOUNDRY_PROJECT=/shared/me/silicon
         export FW_CONFIG_FILE=/shared/me/silicon/cluster/FW_config.yaml
         export JOBFLOW_CONFIG_FILE=/shared/me/silicon/cluster/jobflow.yaml
-        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --profile gpu "$@"
+        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --category gpu --parallel 1 --threads 8 "$@"
         ;;
     md)
         module load gcc/13.2 || exit 1
@@ -35,7 +35,7 @@ case $profile in
         export ATOMFOUNDRY_PROJECT=/shared/me/silicon
         export FW_CONFIG_FILE=/shared/me/silicon/cluster/FW_config.yaml
         export JOBFLOW_CONFIG_FILE=/shared/me/silicon/cluster/jobflow.yaml
-        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --profile md "$@"
+        exec /shared/me/atomfoundry/bin/python -m atomfoundry.cli.main worker --project /shared/me/silicon --category md --parallel 1 --threads 8 "$@"
         ;;
     *)
         echo "usage: $0 light|dft|gpu|md [options of atomfoundry worker]" >&2

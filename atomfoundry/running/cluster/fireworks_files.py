@@ -114,7 +114,8 @@ def fworker_file(layout: ClusterLayout, profile: Profile) -> ClusterFile:
 def worker_command(layout: ClusterLayout, answers: ClusterAnswers, profile: Profile) -> str:
     """Return the shell command of a profile's worker."""
     words = [str(answers.python), "-m", "atomfoundry.cli.main", "worker"]
-    words += ["--project", str(layout.project_path), "--profile", profile.name]
+    words += ["--project", str(layout.project_path), "--category", profile.category]
+    words += ["--parallel", str(profile.jobs_at_once), "--threads", str(profile.threads)]
     return shlex.join(words)
 
 

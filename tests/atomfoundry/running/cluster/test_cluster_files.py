@@ -24,6 +24,7 @@ from atomfoundry.running.cluster.initialise import cluster_files, init_cluster, 
 from atomfoundry.running.cluster.layout import ClusterLayout
 
 SECRET = 'p"w: 1e5 %s\\'
+WORKER = ["--category", "gpu", "--parallel", "1", "--threads", "8"]
 SLURM = {"scheduler": "slurm", "host": "db.internal", "cpu_partition": "cpu", "gpu_partition": "a100"}
 
 
@@ -116,14 +117,15 @@ def test_fireworks_reads_workers_and_adapters(tmp_path, scheduler):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             script = adapter.get_script_str(str(tmp_path))
-        command = f"{sys.executable} -m atomfoundry.cli.main worker --project {tmp_path / 'p'} --profile {name}"
-        assert f"\nexec {command}\n" in script
+        command = f"{sys.executable} -m atomfoundry.cli.main worker --project {tmp_path / 'p'} --category {name} "
+        at_once, threads = {"light": (4, 1), "dft": (1, 1), "gpu": (1, 8), "md": (1, 8)}[name]
+        assert f"\nexec {command}--parallel {at_once} --threads {threads}\n" in script
         assert "$$" not in script
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_a_batch_script_becomes_the_worker(tmp_path, scheduler):
-    """Run the script with bash; a stand-in for the interpreter tells what reached it, and that it is the batch process."""
+    """Run by bash, with a stand-in for the interpreter that tells what reached it, and that it is the batch process."""
     python = tmp_path / "my python's"
     python.write_text(
         '#!/bin/bash\nprintf "%s\\n" "$$" "$PWD" "$ATOMFOUNDRY_PROJECT" "$FW_CONFIG_FILE" "$OMP_NUM_THREADS" "$@"\n'
@@ -139,7 +141,7 @@ def test_a_batch_script_becomes_the_worker(tmp_path, scheduler):
     seen = process.communicate(timeout=60)[0].splitlines()
     assert seen[:3] == [str(process.pid), str(launch), str(project)]
     assert seen[3:5] == [str(layout.fireworks), "8"]
-    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), "--profile", "gpu"]
+    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER]
 
 
 def test_scripts_run_with_odd_names(tmp_path):
@@ -154,7 +156,7 @@ def test_scripts_run_with_odd_names(tmp_path):
     ran = subprocess.run([str(layout.sweep_script), "--json"], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-4:] == ["sweep", "--project", str(project), "--json"]
     ran = subprocess.run([str(layout.work_script), "md", "--stay"], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-3:] == ["--profile", "md", "--stay"]
+    assert ran.stdout.splitlines()[-7:] == ["--category", "md", *WORKER[2:], "--stay"]
     for script in (layout.work_script, layout.launch_script):
         wrong = subprocess.run([str(script), "gup"], capture_output=True, text=True)
         assert wrong.returncode == 2
