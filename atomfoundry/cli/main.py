@@ -16,6 +16,7 @@ from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
+from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
@@ -66,6 +67,7 @@ app.command("export")(export_command)
 dataset_app.command("align")(align_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
+app.add_typer(init_app, name="init")
 
 
 def main() -> None:
