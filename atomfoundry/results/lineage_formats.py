@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.results.lineage import POINTS, READ, REPLACES, SPAWNED, Key, LineageGraph, LineageNode
+from atomfoundry.results.lineage_graph import POINTS, READ, REPLACES, SPAWNED, Key, LineageGraph, LineageNode
 
 if TYPE_CHECKING:
     from rich.tree import Tree
