@@ -39,7 +39,8 @@ _HEAVY = (
 )
 """Long lists of documents that say nothing about lineage."""
 
-_LEAVE_OUT = {f"output.{name}": 0 for name in _HEAVY}
+LEAVE_OUT = {f"output.{name}": 0 for name in _HEAVY}
+"""Projection of a stored job document to what a walk needs."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class OutputReader:
     def _query(self, field: str, values: list[str], more: dict | None = None) -> Iterator[dict]:
         for start in range(0, len(values), BATCH):
             criteria = {field: {"$in": values[start : start + BATCH]}, **(more or {})}
-            yield from self.store.query(criteria, dict(_LEAVE_OUT))
+            yield from self.store.query(criteria, dict(LEAVE_OUT))
 
     def record(self, key: Key) -> Record | None:
         """Return an output, or None if there is none."""
