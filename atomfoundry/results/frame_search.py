@@ -93,9 +93,24 @@ class FrameFinder:
 def _search(path: Path, frame_ids: list[str]) -> dict[str, tuple[FramePlace, ...]]:
     from atomfoundry.datasets import Dataset
 
-    if not (path / "dataset.json").is_file():
-        return {}
-    dataset = Dataset.open(path)
+    return search_dataset(Dataset.open(path), frame_ids) if (path / "dataset.json").is_file() else {}
+
+
+def search_dataset(dataset: Dataset, frame_ids: list[str]) -> dict[str, tuple[FramePlace, ...]]:
+    """Find frames in a dataset.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    frame_ids
+        Content hashes, 32 hex digits, each once.
+
+    Returns
+    -------
+    dict
+        Frame id -> where it stands; frames that are not there are left out.
+    """
     found: dict[str, list[int]] = {}
     for frame, row in _rows(dataset, frame_ids):
         found.setdefault(frame, []).append(row)

@@ -12,6 +12,7 @@ from atomfoundry.results.lineage import LEAVE_OUT, OutputReader, walk_forward
 from atomfoundry.results.lineage_graph import Key, LineageNode, node_of
 
 if TYPE_CHECKING:
+    from atomfoundry.results.artifacts import ArtifactStore
     from atomfoundry.results.project import Project
 
 LabelKey = tuple[str, str]
@@ -90,7 +91,7 @@ def label_effects(project: Project, reader: OutputReader, labels: Iterable[Label
         Frame ids and level ids.
     """
     wanted = list(dict.fromkeys(labels))
-    judge = _Judge(FrameFinder(project.artifacts), wanted)
+    judge = Judge(project.artifacts, wanted)
     found = LabelEffects()
     levels = {level for _, level in wanted}
     for node in sources_of_labels(reader):
@@ -106,11 +107,10 @@ def label_effects(project: Project, reader: OutputReader, labels: Iterable[Label
     queue = deque(found.effects)
     while queue:
         for child in children.get(queue.popleft(), []):
-            node = nodes[child]
-            if node.kind in UNTOUCHED or node.kind in SOURCES:
+            if nodes[child].kind in SOURCES:
                 continue
             parents = [found.effects[parent] for parent, _ in found.parents[child] if parent in found.effects]
-            new = judge.made_from(node, parents)
+            new = judge.made_from(nodes[child], parents)
             if new != found.effects.get(child, {}):
                 found.effects[child] = new
                 queue.append(child)
@@ -137,19 +137,43 @@ def _at_levels(node: LineageNode, levels: set[str]) -> bool:
     return not node.levels or not levels.isdisjoint({*node.levels, ""} if "" in levels else node.levels)
 
 
-class _Judge:
-    """Decides how labels act on one document after the other."""
+class Judge:
+    """Decides how labels act on one document after the other.
 
-    def __init__(self, finder: FrameFinder, labels: list[LabelKey]) -> None:
-        self.finder = finder
+    Parameters
+    ----------
+    artifacts
+        The artifact store of the project.
+    labels
+        Frame ids and level ids.
+    """
+
+    def __init__(self, artifacts: ArtifactStore, labels: list[LabelKey]) -> None:
+        self.finder = FrameFinder(artifacts)
         self.labels = labels
 
     def source(self, node: LineageNode) -> Effects:
-        """Return which labels a document brings in."""
+        """Return which labels a document brings in.
+
+        Parameters
+        ----------
+        node
+            A document that is no product of other documents with labels.
+        """
         return self._held(node, {label: {(label[1], "")} for label in self.labels})
 
     def made_from(self, node: LineageNode, parents: list[Effects]) -> Effects:
-        """Return how labels act on a document by what it was made from."""
+        """Return how labels act on a document by what it was made from.
+
+        Parameters
+        ----------
+        node
+            The document.
+        parents
+            How they act on what was read for it.
+        """
+        if node.kind in UNTOUCHED or node.kind in SOURCES:
+            return {}
         before: dict[LabelKey, set[Effect]] = {}
         for effects in parents:
             for label, some in effects.items():

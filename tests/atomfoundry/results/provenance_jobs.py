@@ -60,7 +60,7 @@ def structures(kind: str) -> StructureSetDoc:
 
 
 @foundry_job(output_schema=ModelDoc)
-def train(dataset: DatasetDoc, name: str, seed: int = 3, start: ModelDoc | None = None) -> ModelDoc:
+def trained(dataset: DatasetDoc, name: str, seed: int = 3, start: ModelDoc | None = None) -> ModelDoc:
     path = Path(f"{name}.bin")
     path.write_bytes(np.random.default_rng(seed).bytes(64) + name.encode())
     return ModelDoc(
@@ -114,9 +114,9 @@ def campaign() -> SimpleNamespace:
         [jobs["crystal labels"].output], jobs["atoms at target"].output
     )
     jobs["few"] = SelectMaker(name="few", number=2, seed=1).make(jobs["crystal dataset"].output)
-    jobs["model"] = train(jobs["dataset"].output, "model")
-    jobs["few model"] = train(jobs["few"].output, "few model")
-    jobs["tuned"] = train(jobs["few"].output, "tuned", start=jobs["model"].output)
+    jobs["model"] = trained(jobs["dataset"].output, "model")
+    jobs["few model"] = trained(jobs["few"].output, "few model")
+    jobs["tuned"] = trained(jobs["few"].output, "tuned", start=jobs["model"].output)
     for name in ("model", "few model", "tuned"):
         jobs[f"benchmark {name}"] = benchmark(jobs[name].output)
     jobs["report"] = report([jobs["benchmark model"].output, jobs["benchmark tuned"].output], "big")
