@@ -2,34 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from atomfoundry.datasets import Dataset
 from atomfoundry.errors import InputError, ProjectError
 from atomfoundry.results.frame_search import FrameFinder
 from atomfoundry.results.label_lineage import frame_consequences, frame_lineage
 from atomfoundry.results.lineage_graph import COMPUTED, LABELLED
 
 
-def jobs_of(campaign, graph):
-    """Names in the campaign of the jobs in a graph, and the splits that their notes name."""
-    names = {uuid: name for name, uuid in campaign.uuids.items()}
-    return {names[node.uuid]: node.note for node in graph.nodes.values() if node.uuid in names}
-
-
-def split_of(campaign, name, frame):
-    document = campaign.db.document(campaign.uuids[name]).document
-    dataset = Dataset.open(campaign.project.artifacts.fetch(document.dataset))
-    ids = dataset.column("frame_id")
-    if frame not in ids:
-        return None
-    row = ids.index(frame)
-    return next(split for split, rows in dataset.splits.items() if row in rows)
-
-
 @pytest.mark.parametrize("number", range(4))
 def test_what_came_of_a_crystal_label_is_exactly_what_holds_it(campaign, number):
     frame = campaign.frames["crystals"][number]
     graph = frame_consequences(campaign.db, campaign.project, frame)
-    big, small, few = (split_of(campaign, name, frame) for name in ("dataset", "crystal dataset", "few"))
+    big, small, few = (campaign.split_of(name, frame) for name in ("dataset", "crystal dataset", "few"))
     expected = {
         "dataset": f"[{big}]",
         "crystal dataset": f"[{small}]",
@@ -46,7 +29,7 @@ def test_what_came_of_a_crystal_label_is_exactly_what_holds_it(campaign, number)
             "benchmark few model": "",
             "few report": "",
         }
-    assert jobs_of(campaign, graph) == expected
+    assert campaign.jobs_of(graph) == expected
     assert {node.name for node in graph.of_kind("LabelSetDoc")} == {"crystal labels collect"}
     assert graph.root == (frame, 0)
     (label,) = graph.of_kind("LabelDoc")
@@ -54,20 +37,15 @@ def test_what_came_of_a_crystal_label_is_exactly_what_holds_it(campaign, number)
 
 
 def test_half_of_the_crystals_are_in_the_chosen_few(campaign):
-    assert sum(split_of(campaign, "few", frame) is not None for frame in campaign.frames["crystals"]) == 2
-
-
-def levels(campaign):
-    sets = {result.document.name: result.document.level_id for result in campaign.db.label_sets()}
-    return sets["molecule labels"], sets["molecules again"]
+    assert sum(campaign.split_of("few", frame) is not None for frame in campaign.frames["crystals"]) == 2
 
 
 def test_an_aligned_label_keeps_its_frame_and_is_told_from_one_at_the_target_level(campaign):
-    source, target = levels(campaign)
+    source, target = campaign.levels()
     frame = campaign.frames["molecules"][0]
-    split = split_of(campaign, "dataset", frame)
+    split = campaign.split_of("dataset", frame)
     aligned = frame_consequences(campaign.db, campaign.project, frame, level=source)
-    assert jobs_of(campaign, aligned) == {
+    assert campaign.jobs_of(aligned) == {
         "align": "",
         "dataset": f"[{split}]",
         "model": f"[{split}]",
@@ -78,7 +56,7 @@ def test_an_aligned_label_keeps_its_frame_and_is_told_from_one_at_the_target_lev
     }
     # The same structure at the target level took part in the fit alone: the row in the dataset is not this label.
     direct = frame_consequences(campaign.db, campaign.project, frame, level=target[:6])
-    assert jobs_of(campaign, direct) == dict.fromkeys(jobs_of(campaign, aligned), "")
+    assert campaign.jobs_of(direct) == dict.fromkeys(campaign.jobs_of(aligned), "")
     assert {node.name for node in direct.of_kind("LabelSetDoc")} == {"molecules again collect"}
     both = frame_consequences(campaign.db, campaign.project, frame)
     assert len(both.of_kind("LabelDoc")) == 2
@@ -88,9 +66,9 @@ def test_an_aligned_label_keeps_its_frame_and_is_told_from_one_at_the_target_lev
 
 
 def test_the_label_of_an_isolated_atom_acts_on_datasets_that_do_not_hold_it(campaign):
-    _, target = levels(campaign)
+    _, target = campaign.levels()
     graph = frame_consequences(campaign.db, campaign.project, campaign.frames["atom"], level=target)
-    assert set(jobs_of(campaign, graph)) == {
+    assert set(campaign.jobs_of(graph)) == {
         "align",
         "dataset",
         "crystal dataset",
@@ -104,12 +82,12 @@ def test_the_label_of_an_isolated_atom_acts_on_datasets_that_do_not_hold_it(camp
         "report",
         "few report",
     }
-    assert set(jobs_of(campaign, graph).values()) == {""}
+    assert set(campaign.jobs_of(graph).values()) == {""}
 
 
 def test_back_from_a_label_to_its_structures(campaign):
     frame = campaign.frames["molecules"][1]
-    source, target = levels(campaign)
+    source, target = campaign.levels()
     graph = frame_lineage(campaign.db, campaign.project, frame, level=source)
     (label,) = graph.of_kind("LabelDoc")
     assert label.levels == {source: "LennardJones (ase)"}
@@ -135,7 +113,7 @@ def test_back_from_a_label_to_its_structures(campaign):
 def test_frames_that_nobody_knows(campaign):
     with pytest.raises(InputError, match="'abc' is no frame id"):
         frame_lineage(campaign.db, campaign.project, "abc")
-    with pytest.raises(ProjectError, match="Frame 0{32} has no label in"):
+    with pytest.raises(ProjectError, match=r"Frame 0{32} has no label in"):
         frame_lineage(campaign.db, campaign.project, "0" * 32)
     with pytest.raises(ProjectError, match="no label at level 'ffff' in"):
         frame_consequences(campaign.db, campaign.project, campaign.frames["atom"], level="ffff")
@@ -146,9 +124,9 @@ def test_a_dataset_that_is_gone_counts_as_holding_the_frame(own_campaign):
 
     document = own_campaign.db.document(own_campaign.uuids["few"]).document
     shutil.rmtree(own_campaign.project.artifacts.path(document.dataset))
-    missing = next(f for f in own_campaign.frames["crystals"] if split_of(own_campaign, "crystal dataset", f))
+    missing = next(f for f in own_campaign.frames["crystals"] if own_campaign.split_of("crystal dataset", f))
     graph = frame_consequences(own_campaign.db, own_campaign.project, missing)
-    notes = jobs_of(own_campaign, graph)
+    notes = own_campaign.jobs_of(graph)
     assert notes["few"] == "[not certain: an artifact is missing]"
     assert "not certain" in notes["few model"] and "not certain" in notes["few report"]
     assert "not certain" not in notes["report"]
