@@ -122,7 +122,7 @@ def _label_node(label: FrameLabel, names: dict[str, str]) -> LineageNode:
         note = f"{record.energy:.6f} eV" if record.energy is not None else "ok"
     else:
         note = record.status + (f": {record.message or record.reason}" if record.message or record.reason else "")
-    provenance = {} if record is None else {"host": record.host, "started_at": "", "engine": record.engine}
+    provenance = {} if record is None else record.model_dump(include={"host", "engine", "withdrawn_at"})
     return LineageNode(
         uuid=f"{label.frame_id}@{label.level_id}",
         index=0,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from atomfoundry.documents import Artifact, LevelOfTheory
 
 Key = tuple[str, int]
-"""uuid and index of a job output. A frame is (frame id, 0), a label ("FRAME@LEVEL", 0)."""
+"""uuid and index of a job output. A frame is (frame id, 0), a label ("FRAME@LEVEL", 0), an artifact (sha256, 0)."""
 
 READ = "read"
 POINTS = "points to"
@@ -21,16 +21,18 @@ SPAWNED = "made by"
 LABELLED = "labelled by"
 COMPUTED = "computed by"
 HOLDS = "holds"
+STORED = "stored by"
 
 FRAME_KIND = "Frame"
 LABEL_KIND = "LabelDoc"
+ARTIFACT_KIND = "Artifact"
 
 _ARTIFACT_KEYS = {"uri", "sha256", "size"}
 
 
 @dataclass(frozen=True)
 class LineageNode:
-    """One job output, or a label, or a frame."""
+    """One job output, or a label, a frame, an artifact."""
 
     uuid: str
     index: int
@@ -56,8 +58,8 @@ class LineageNode:
 
     @property
     def is_job(self) -> bool:
-        """Whether this is the output of a job (not a label or a frame)."""
-        return self.kind not in (FRAME_KIND, LABEL_KIND)
+        """Whether this is the output of a job (not a label, a frame or an artifact)."""
+        return self.kind not in (FRAME_KIND, LABEL_KIND, ARTIFACT_KIND)
 
     @property
     def artifacts(self) -> dict[str, str]:
@@ -69,7 +71,7 @@ class LineageNode:
         """Short text for people."""
         what = f"{self.name} ({self.kind})" if self.kind and self.is_job else self.name
         number = f"/{self.index}" if self.index > 1 else ""
-        short = self.uuid[:12] if self.kind == FRAME_KIND else self.uuid[:8]
+        short = self.uuid[:8] if self.is_job else self.uuid[:12]
         text = what if self.kind == LABEL_KIND else f"{what} {short}{number}"
         marks = [self.note] if self.note else []
         marks += ["missing"] if self.missing else []
@@ -84,7 +86,7 @@ class LineageEdge:
     child: Key
     parent: Key
     how: str
-    """'read', 'points to', 'replaces', 'made by', 'labelled by', 'computed by' or 'holds'."""
+    """'read', 'points to', 'replaces', 'made by', 'labelled by', 'computed by', 'holds' or 'stored by'."""
 
 
 @dataclass(frozen=True)
