@@ -18,7 +18,8 @@ from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
-from atomfoundry.cli.results import lineage_command, report_command, results_command
+from atomfoundry.cli.provenance import export_crate_command, lineage_command, restore_command, withdraw_command
+from atomfoundry.cli.results import report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
 from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError
@@ -58,6 +59,9 @@ app.command("worker")(worker_command)
 app.command("sweep")(sweep_command)
 app.command("results")(results_command)
 app.command("lineage")(lineage_command)
+app.command("withdraw")(withdraw_command)
+app.command("restore")(restore_command)
+app.command("export-crate")(export_crate_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
