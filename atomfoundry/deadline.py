@@ -130,12 +130,6 @@ def stop_requested() -> str | None:
     return _Request.signal
 
 
-def reason_to_stop() -> str:
-    """Say why nothing new is begun."""
-    name = stop_requested()
-    return f"{name} asked this process to stop" if name else "the job ends soon"
-
-
 def forget_stop() -> None:
     """Let this process go on as if nothing had asked it to stop; for those who outlive the request."""
     _Request.signal = None
