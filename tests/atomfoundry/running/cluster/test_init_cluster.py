@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -129,19 +128,19 @@ def test_password_from_the_environment(tmp_path, monkeypatch):
 
 def test_generated_passwords_survive_an_interruption(tmp_path, monkeypatch):
     layout = ClusterLayout(tmp_path / "p")
-    real, names = os.fsync, []
+    replace = Path.replace
 
-    def fails_later(descriptor: int) -> None:
-        names.append(descriptor)
-        if len(names) == 4:  # project.json (twice), passwords.env, then the disk is full
+    def full_disk(path: Path, target: Path) -> Path:
+        if target == layout.launchpad:
             raise OSError(28, "No space left on device")
-        real(descriptor)
+        return replace(path, target)
 
-    monkeypatch.setattr(os, "fsync", fails_later)
-    with pytest.raises(ProjectError, match="No space left"):
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(ProjectError, match=r"my_launchpad\.yaml: .*No space left"):
         init_cluster(tmp_path / "p", generate_password=True, **ANSWERS)
     monkeypatch.undo()
-    assert [path.name for path in layout.folder.rglob("*") if path.is_file()] == ["passwords.env"]
+    left = {path.name for path in layout.folder.rglob("*") if path.is_file()}
+    assert left == {"passwords.env", "cluster.yaml", "profiles.yaml"}  # no half file
     assert mode(layout.mongodb_passwords) == 0o600
     values = dict(line.split("=", 1) for line in layout.mongodb_passwords.read_text().splitlines()[1:])
     setup = init_cluster(tmp_path / "p", generate_password=True, **ANSWERS)
