@@ -120,6 +120,14 @@ def test_a_private_file_is_made_private_again(tmp_path):
     assert mode(layout.launchpad) == 0o600
 
 
+def test_a_folder_that_others_may_write_to_is_noted(tmp_path):
+    setup = init_cluster(tmp_path / "p", password=SECRET, **ANSWERS)
+    setup.folder.chmod(0o755)
+    assert not any("chmod" in note for note in init_cluster(tmp_path / "p").notes)
+    setup.folder.chmod(0o775)
+    assert any("chmod go-w" in note for note in init_cluster(tmp_path / "p").notes)
+
+
 def test_password_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ATOMFOUNDRY_MONGODB_PASSWORD", SECRET)
     setup = init_cluster(tmp_path / "p", **ANSWERS)
@@ -168,6 +176,7 @@ def test_no_password_is_an_error_before_anything_is_written(tmp_path):
         ({"port": 0}, "port: "),
         ({"host": "a b"}, "host: 'a b' is no host"),
         ({"host": "mongodb://me:pw@db"}, "holds no user or password"),
+        ({"host": "mongodb://db/?authSource=x"}, "an answer of its own"),
         ({"host": "mongodb://db", "port": 1}, "the port stands in it"),
         ({"database_name": "a.b"}, "no name of a database"),
         ({"cpu_partition": "a;b"}, "cpu_partition"),
