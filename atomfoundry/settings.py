@@ -60,6 +60,9 @@ class AtomfoundrySettings(BaseSettings):
         default="https://api.materialsproject.org", description="REST address of the Materials Project."
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    database_timeout: float = Field(
+        default=60.0, gt=0, description="How long to wait while another process holds a project's database, s."
+    )
     kernel: Literal["auto", "off"] = Field(
         default="auto",
         description="Whether models run on the compiled kernel (needs g++ once) or on PyTorch alone ('off').",
