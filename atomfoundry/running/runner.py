@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobflow import Flow, Job
 
-from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.errors import InputError, ProjectError, RunError, StorageError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
@@ -27,7 +27,7 @@ from atomfoundry.running.progress import Watcher, watching
 from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, OPEN, READY, RUNNING, STOPPED, Queue
 from atomfoundry.running.status import failures
 from atomfoundry.running.trouble import storage_errors
-from atomfoundry.running.worker import NO_TIME_STATUS, STORAGE_STATUS, work
+from atomfoundry.running.worker import STORAGE_STATUS, work
 from atomfoundry.settings import settings
 
 POLL_S = 0.02

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from atomfoundry.deadline import must_stop, stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, must_stop, stop_signals
 from atomfoundry.errors import StorageError
 from atomfoundry.results.project import Project, use_project
 from atomfoundry.running.execution import HoldingStore, execute
@@ -23,8 +23,6 @@ from atomfoundry.running.queue import Queue
 
 HEARTBEAT_S = 5.0
 LONGEST_NAP_S = 0.02
-NO_TIME_STATUS = 75
-"""Exit status of a worker in which a job found no time left (EX_TEMPFAIL)."""
 STORAGE_STATUS = 74
 """Exit status of a worker that could not go on for want of disk or database (EX_IOERR); its last line says why."""
 
