@@ -301,6 +301,7 @@ class _Supervisor:
         self.trouble = ""
         self.told = False
         self.kill_at = float("inf")
+        self.counted = -LOOK_S
 
     def supervise(self) -> None:
         """Work until no job is open, or until nothing new may be begun and what runs has ended."""
@@ -353,6 +354,10 @@ class _Supervisor:
         return time.monotonic() > self.kill_at or (left is not None and left < LAST_S)
 
     def _hire(self, pipe: int) -> None:
+        # Counting takes as long as there are jobs, and with all hands at work it only finds deadlocks.
+        if len(self.live) >= self.limit and time.monotonic() - self.counted < LOOK_S:
+            return
+        self.counted = time.monotonic()
         counts = self.queue.counts(self.run_id)
         ready, running = counts.get(READY, 0), counts.get(RUNNING, 0)
         if ready == 0 and running == 0:
