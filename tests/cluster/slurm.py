@@ -244,8 +244,9 @@ def our_processes(folder: Path) -> list[psutil.Process]:
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            # A job submitted with an environment of its own bears no mark: it is a child of one that does.
-            if process.environ().get(MARK) == str(folder):
+            # slurmstepd writes its title over its environment, but stays in the folder that slurmd ran in. A job
+            # submitted with an environment of its own bears no mark either: it is a child of slurmstepd.
+            if process.cwd() == str(folder) or process.environ().get(MARK) == str(folder):
                 found |= {process, *process.children(recursive=True)}
     return [process for process in found if process.pid != os.getpid() and process.is_running()]
 
@@ -261,7 +262,8 @@ def end_left_overs() -> None:
 def _owned(folder: Path) -> bool:
     try:
         owner = json.loads((folder / "owner.json").read_text())
-        return psutil.Process(owner["pid"]).create_time() == owner["start"]
+        process = psutil.Process(owner["pid"])
+        return process.create_time() == owner["start"] and process.status() != psutil.STATUS_ZOMBIE
     except OSError:  # not yet written
         return time.time() - folder.stat().st_mtime < 5
     except (ValueError, KeyError, psutil.Error):
