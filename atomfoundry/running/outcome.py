@@ -21,6 +21,10 @@ class JobFailure:
     """The traceback's last line."""
     traceback: str
     folder: Path
+    host: str = ""
+    """Where it ran, if that was elsewhere."""
+    log: str = ""
+    """Last lines of what it printed, where they are at hand."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message} (in {self.folder})"

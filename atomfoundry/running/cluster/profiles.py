@@ -165,6 +165,8 @@ class Profiles:
         Fields by profile name; those of ``light``, ``dft``, ``gpu`` and ``md`` count on top of the defaults.
     jobs
         Overrides by a glob of job names: ``profile`` and any field of one. Of several that match, a later one wins.
+    scheduler
+        ``"slurm"`` or ``"pbs"``: jobs then carry what their profile asks of its queue.
     where
         What errors name, e.g. the file.
 
@@ -179,9 +181,15 @@ class Profiles:
         profiles: Mapping[str, Mapping[str, Any]] | None = None,
         jobs: Mapping[str, Mapping[str, Any]] | None = None,
         *,
+        scheduler: str | None = None,
         where: str = "profiles",
     ) -> None:
         self._where = where
+        if scheduler is not None and scheduler not in SCHEDULERS:
+            raise ConfigurationError(
+                f"{where}: there is no scheduler '{scheduler}'.", remedy=nearest(str(scheduler), SCHEDULERS)
+            )
+        self.scheduler = scheduler
         given = {str(name): _mapping(fields, f"{where}: profile '{name}'") for name, fields in (profiles or {}).items()}
         merged = {name: {**DEFAULTS.get(name, {}), **given.get(name, {})} for name in {**DEFAULTS, **given}}
         self.profiles = {name: self._build(name, fields, f"profile '{name}'") for name, fields in merged.items()}
@@ -208,13 +216,14 @@ class Profiles:
             raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
         sections = _mapping(document, str(path))
         for key in sections:
-            if key not in ("profiles", "jobs"):
+            if key not in ("scheduler", "profiles", "jobs"):
                 raise ConfigurationError(
-                    f"{path}: unknown key '{key}'.", remedy=nearest(str(key), ("profiles", "jobs"))
+                    f"{path}: unknown key '{key}'.", remedy=nearest(str(key), ("scheduler", "profiles", "jobs"))
                 )
         return cls(
             _mapping(sections.get("profiles"), f"{path}: profiles"),
             _mapping(sections.get("jobs"), f"{path}: jobs"),
+            scheduler=sections.get("scheduler"),
             where=str(path),
         )
 
