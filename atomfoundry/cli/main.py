@@ -9,7 +9,7 @@ import typer
 
 from atomfoundry import __version__
 from atomfoundry.cli.align import align_command
-from atomfoundry.cli.cluster import cancel_command, submit_command, worker_command
+from atomfoundry.cli.cluster import cancel_command, submit_command, sweep_command, worker_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.engines import app as engine_app
@@ -53,6 +53,7 @@ app.command("retry")(retry_command)
 app.command("cancel")(cancel_command)
 app.command("submit")(submit_command)
 app.command("worker")(worker_command)
+app.command("sweep")(sweep_command)
 app.command("results")(results_command)
 app.command("lineage")(lineage_command)
 app.command("report")(report_command)
