@@ -1,4 +1,4 @@
-"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use."""
+"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use, 75 not at its end: run it again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
+from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
-from atomfoundry.cli.results import lineage_command, report_command, results_command
+from atomfoundry.cli.provenance import export_crate_command, lineage_command, restore_command, withdraw_command
+from atomfoundry.cli.results import report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
+from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError
 from atomfoundry.errors import AtomfoundryError, InputError
 
 app = typer.Typer(
@@ -56,6 +59,9 @@ app.command("worker")(worker_command)
 app.command("sweep")(sweep_command)
 app.command("results")(results_command)
 app.command("lineage")(lineage_command)
+app.command("withdraw")(withdraw_command)
+app.command("restore")(restore_command)
+app.command("export-crate")(export_crate_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
@@ -65,6 +71,7 @@ app.command("export")(export_command)
 dataset_app.command("align")(align_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
+app.add_typer(init_app, name="init")
 
 
 def main() -> None:
@@ -74,6 +81,9 @@ def main() -> None:
     except InputError as error:
         fail(error)
         sys.exit(2)
+    except NoTimeLeftError as error:
+        fail(error)
+        sys.exit(NO_TIME_STATUS)
     except AtomfoundryError as error:
         fail(error)
         sys.exit(1)
