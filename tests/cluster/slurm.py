@@ -64,7 +64,7 @@ MinJobAge=300
 PrologFlags=NoHold
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} Boards=1 SocketsPerBoard=1 CoresPerSocket={cores} ThreadsPerCore=1 \
-RealMemory=8000 Gres=gpu:{gpus} State=UNKNOWN
+RealMemory=100000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} Default=NO MaxTime=INFINITE State=UP
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,12 +16,126 @@ from mongo_server import MongoServer
 from slurm import missing
 
 from atomfoundry.results import Project
-from atomfoundry.results.mongodb import MongoConnection
-from atomfoundry.running.cluster.layout import ClusterLayout
+from atomfoundry.running.cluster.answers import ClusterAnswers
+from atomfoundry.running.cluster.initialise import write_cluster
 from atomfoundry.running.cluster.launchpad import open_launchpad
-from atomfoundry.running.cluster.profiles import Profiles
+from atomfoundry.running.cluster.layout import ClusterLayout
 from atomfoundry.running.cluster.status import cluster_runs
 from atomfoundry.running.cluster.submission import submit
 from atomfoundry.running.cluster.sweep import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
+
+HERE = Path(__file__).parent
+MINUTE = {"cores": 1, "memory_mb": 1000, "wall_time": 60, "signal_before": 30}
+PROFILES = {
+    "light": {**MINUTE, "queue": "cpu", "wall_time": 300, "cores_per_job": 1},
+    "gpu": {**MINUTE, "queue": "gpu", "wall_time": 300, "gpus": 1, "threads": 1},
+    "md": {**MINUTE, "queue": "cpu", "threads": 1},
+    "packed": {**MINUTE, "queue": "cpu", "wall_time": 300, "cores": 2, "cores_per_job": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def database():
+    with MongoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def jobs():
+    import slurm_flow_jobs
+
+    return slurm_flow_jobs
+
+
+class Cluster:
+    """A project whose jobs run on the tests' Slurm, with the files that ``atomfoundry init cluster`` writes."""
+
+    def __init__(self, folder: Path, slurm, database, results: str) -> None:
+        self.slurm = slurm
+        self.project = Project.open_or_create(folder, database=results)
+        self.layout = ClusterLayout(self.project.path)
+        self.layout.folder.mkdir()
+        own = {"environment": {"PYTHONPATH": str(HERE)}}
+        profiles = {name: {**fields, **own} for name, fields in PROFILES.items()}
+        self.layout.profiles.write_text(yaml.safe_dump({"scheduler": "slurm", "profiles": profiles}))
+        answers = ClusterAnswers(
+            host="127.0.0.1",
+            port=database.port,
+            database_name=folder.parent.name,
+            user=None,
+            results=results,
+            cpu_partition="cpu",
+            gpu_partition="gpu",
+        )
+        write_cluster(self.project.path, answers)
+        self.launchpad = open_launchpad(self.project)
+
+    def submit(self, flow):
+        return submit(flow, project=self.project, launchpad=self.launchpad)
+
+    def launch(self, profile: str, n: int = 1) -> list[str]:
+        """Send workers to the queue as cron does; return their batch jobs."""
+        before = set(self.slurm.jobs())
+        command = [str(self.layout.launch_script), profile, "--nlaunches", str(n)]
+        done = subprocess.run(
+            command, env=self.slurm.environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        new = sorted(set(self.slurm.jobs()) - before, key=int)
+        assert len(new) == n, done.stdout + done.stderr
+        return new
+
+    def said(self) -> str:
+        """Return what the batch jobs wrote."""
+        files = sorted(self.layout.folder.glob("launches/**/foundry-*.*"))
+        return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in files)
+
+    def states(self) -> dict[str, int]:
+        (run,) = cluster_runs(self.launchpad, self.project)
+        return run.states
+
+    def output(self, submission, job):
+        return self.project.job_store().get_output(submission.uuid_of(job), load=True)
+
+
+@pytest.fixture(params=["sqlite"])
+def cluster(request, tmp_path, slurm, database):
+    made = Cluster(tmp_path / "project", slurm, database, request.param)
+    yield made
+    for job in slurm.jobs():
+        slurm.run("scancel", job)
+    slurm.wait()
+
+
+def wanting(job, profile):
+    job.update_metadata({"profile": profile})
+    return job
+
+
+@pytest.mark.parametrize("cluster", ["sqlite", "mongodb"], indirect=True)
+def test_two_categories_on_their_own_partitions(cluster, jobs):
+    first = jobs.where(1)
+    second = wanting(jobs.where(10, [first.output]), "gpu")
+    third = jobs.where(100, [second.output])
+    submission = cluster.submit(Flow([first, second, third]))
+    seen = {}
+    for profile in ("light", "gpu", "light"):
+        (job,) = cluster.launch(profile)
+        seen.setdefault(profile, []).append(job)
+        cluster.slurm.wait()
+    assert cluster.states() == {"COMPLETED": 3}, cluster.said()
+    documents = [cluster.output(submission, job) for job in (first, second, third)]
+    assert [document["n_items"] for document in documents] == [1, 11, 111]
+    places = [document["records"][0] for document in documents]
+    assert [place["partition"] for place in places] == ["cpu", "gpu", "cpu"]
+    assert [place["queue_job"] for place in places] == [seen["light"][0], seen["gpu"][0], seen["light"][1]]
+    assert [place["gpus"] for place in places] == [None, "0", None]
+    assert documents[1]["provenance"]["inputs"] == [{"uuid": submission.uuid_of(first), "index": 1}]
+    assert documents[1]["provenance"]["job_uuid"] == submission.uuid_of(second)
+    ended = {job["JobId"]: job for job in cluster.slurm.ended()}
+    for profile, partition in (("light", "cpu"), ("gpu", "gpu")):
+        for job in seen[profile]:
+            assert (ended[job]["Partition"], ended[job]["JobState"]) == (partition, "COMPLETED")
+            assert ended[job]["Name"] == f"foundry-{profile}"
