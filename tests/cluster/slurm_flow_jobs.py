@@ -53,8 +53,8 @@ def steps(n, pause, log, heed=True):
         if heed and must_stop():
             raise NoTimeLeftError(f"{step} of {n} steps are done.")
         time.sleep(pause)
-        with Path(log).open("a") as file:
-            file.write(f"{step} {os.environ.get('SLURM_JOB_ID')}\n")
         state.with_suffix(".new").write_text(json.dumps({"done": step + 1}))
         state.with_suffix(".new").replace(state)
+        with Path(log).open("a") as file:
+            file.write(f"{step} {os.environ.get('SLURM_JOB_ID')}\n")
     return {"began_at": first, "steps": n, **allocation()}

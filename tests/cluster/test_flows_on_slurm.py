@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,7 +30,7 @@ PROFILES = {
     "light": {**MINUTE, "queue": "cpu", "wall_time": 300, "cores_per_job": 1},
     "gpu": {**MINUTE, "queue": "gpu", "wall_time": 300, "gpus": 1, "threads": 1},
     "md": {**MINUTE, "queue": "cpu", "threads": 1},
-    "packed": {**MINUTE, "queue": "cpu", "wall_time": 300, "cores": 2, "cores_per_job": 1},
+    "packed": {**MINUTE, "queue": "gpu", "wall_time": 300, "cores": 2, "gpus": 2},
 }
 
 
@@ -114,7 +112,6 @@ def wanting(job, profile):
     return job
 
 
-@pytest.mark.parametrize("cluster", ["sqlite", "mongodb"], indirect=True)
 def test_two_categories_on_their_own_partitions(cluster, jobs):
     first = jobs.where(1)
     second = wanting(jobs.where(10, [first.output]), "gpu")
@@ -139,3 +136,86 @@ def test_two_categories_on_their_own_partitions(cluster, jobs):
         for job in seen[profile]:
             assert (ended[job]["Partition"], ended[job]["JobState"]) == (partition, "COMPLETED")
             assert ended[job]["Name"] == f"foundry-{profile}"
+
+
+@pytest.mark.parametrize("cluster", ["mongodb"], indirect=True)
+def test_many_jobs_in_one_allocation(cluster, jobs, tmp_path):
+    """Two at once, a device each, every job once."""
+    pair = [wanting(jobs.meet(str(tmp_path), me, other), "packed") for me, other in ("ab", "ba")]
+    many = [wanting(jobs.where(number), "packed") for number in range(20)]
+    last = wanting(jobs.where(1000, [job.output for job in many]), "packed")
+    submission = cluster.submit(Flow([*pair, *many, last]))
+    (batch_job,) = cluster.launch("packed")
+    cluster.slurm.wait(150)
+    assert cluster.states() == {"COMPLETED": 23}, cluster.said()
+    met = [cluster.output(submission, job) for job in pair]
+    assert {place["gpus"] for place in met} == {"0", "1"}
+    assert len({place["pid"] for place in met}) == 2
+    final = cluster.output(submission, last)
+    assert final["n_items"] == sum(range(20)) + 1000
+    assert len(final["provenance"]["inputs"]) == 20
+    places = met + [cluster.output(submission, job)["records"][0] for job in many]
+    assert {(place["partition"], place["queue_job"]) for place in places} == {("gpu", batch_job)}
+    assert {place["pid"] for place in places} == {place["pid"] for place in met}
+    assert cluster.launchpad.launches.count_documents(
+        {"state": "COMPLETED"}
+    ) == cluster.launchpad.launches.count_documents({})
+    assert cluster.project.job_store().count() == 23
+
+
+def test_ended_allocations_are_continued(cluster, jobs, tmp_path, slurm_environment, monkeypatch):
+    """By a warning in time, by the end of the wall time, by a kill: each time from the checkpoint."""
+    logs = {name: tmp_path / f"{name}.log" for name in ("heeding", "deaf", "killed")}
+    heeding = wanting(jobs.steps(80, 0.5, str(logs["heeding"])), "md")
+    deaf = wanting(jobs.steps(200, 0.5, str(logs["deaf"]), heed=False), "md")
+    killed = jobs.steps(20, 0.2, str(logs["killed"]))
+    submission = cluster.submit(Flow([heeding, deaf, killed]))
+
+    def done(name):
+        return [line.split() for line in logs[name].read_text().splitlines()] if logs[name].exists() else []
+
+    def until(condition, seconds):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"{cluster.states()}\n{cluster.said()}\n{cluster.slurm.log()}"
+            time.sleep(0.2)
+
+    def findings(**kwargs):
+        return [finding.kind for finding in sweep(cluster.project, launchpad=cluster.launchpad, **kwargs).findings]
+
+    first = cluster.launch("md", 2)
+    # a worker that the kernel, or an administrator, ends at once
+    (batch_job,) = cluster.launch("light")
+    until(lambda: len(done("killed")) >= 3, 60)
+    cluster.slurm.run("scancel", "--signal=KILL", "--full", batch_job)
+    until(lambda: batch_job not in cluster.slurm.jobs(), 30)
+    assert cluster.states() == {"RUNNING": 3}
+    assert findings() == ["lost"]
+    cluster.launch("light")
+    # the one that heeds the warning makes room in time, and goes on in the next allocation
+    until(lambda: len(set(cluster.slurm.jobs()) & set(first)) == 1, 60)
+    second = cluster.launch("md")
+    until(lambda: cluster.states().get("COMPLETED") == 2, 60)
+    # the one that does not is ended with its allocation; seen from another host, only the queue knows of it
+    (last,) = set(first) & set(cluster.slurm.jobs())
+    monkeypatch.setattr("atomfoundry.running.cluster.sweep.is_alive", lambda attempt: None)
+    assert findings(stuck_after_s=0) == []
+    until(lambda: last not in cluster.slurm.jobs(), 60)
+    assert findings(stuck_after_s=0) == ["lost"]
+    third = cluster.launch("md")
+    cluster.slurm.wait(90)
+    assert cluster.states() == {"COMPLETED": 3}, cluster.said()
+
+    ended = {job["JobId"]: job["JobState"] for job in cluster.slurm.ended()}
+    assert ended[last] == "TIMEOUT"
+    assert {ended[job] for job in (*second, *third, *(set(first) - {last}))} == {"COMPLETED"}
+    for name, job, n in (("heeding", heeding, 80), ("deaf", deaf, 200), ("killed", killed, 20)):
+        steps = Counter(int(step) for step, _ in done(name))
+        # a kill may come between a checkpoint and the line in the log
+        assert max(steps.values()) == 1
+        assert len(steps) >= (n if name == "heeding" else n - 1)
+        assert len({queue_job for _, queue_job in done(name)}) == 2
+        output = cluster.output(submission, job)
+        assert output["steps"] == n
+        assert 0 < output["began_at"] < n
+    assert not list(cluster.project.work_dir.glob("*/checkpoint"))
