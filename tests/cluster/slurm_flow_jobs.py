@@ -45,14 +45,17 @@ def meet(folder, me, other, seconds=60):
 
 
 @job
-def steps(n, pause, log, heed=True):
-    """Work step by step with a checkpoint after each; ``heed``: end in time when asked to."""
+def steps(n, pause, log, heed=True, hang_at=None):
+    """Work step by step with a checkpoint after each.
+
+    ``heed``: end in time when asked to. ``hang_at``: a step that never ends, unless the job began after the first.
+    """
     state = checkpoint_directory() / "state.json"
     first = json.loads(state.read_text())["done"] if state.exists() else 0
     for step in range(first, n):
         if heed and must_stop():
             raise NoTimeLeftError(f"{step} of {n} steps are done.")
-        time.sleep(pause)
+        time.sleep(600 if step == hang_at and not first else pause)
         state.with_suffix(".new").write_text(json.dumps({"done": step + 1}))
         state.with_suffix(".new").replace(state)
         with Path(log).open("a") as file:
