@@ -33,7 +33,7 @@ OUTPUTS = Indexes(
         ("metadata.stage", "completed_at"),
         ("completed_at",),
     ),
-    members=("inputs.uuid", "output.provenance.inputs.uuid"),
+    members=("inputs.uuid",),
 )
 """Of job outputs."""
 
