@@ -159,9 +159,13 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        docs = with_inputs(docs)
+        given, docs = docs, with_inputs(docs)
         if not (save or self.save):
-            super().update(docs, key, save)
+            if docs is given:
+                super().update(docs, key, save)
+            else:
+                # They are plain already; jobflow would walk through them once more.
+                self.docs_store.update(docs, key=key or ["uuid", "index"])
             return
         with _documents_last(self) as documents_last:
             JobStore.update(documents_last, docs, key, save)

@@ -6,7 +6,7 @@ compares them; everything else is a one-byte blob, which SQLite sorts behind all
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,8 @@ def _any_member(value: Any, parts: tuple[str, ...]) -> bool:
     return isinstance(value, dict) and parts[0] in value and _any_member(value[parts[0]], parts[1:])
 
 
-def member_values(value: Any, parts: tuple[str, ...]) -> Iterator[Any]:
-    """Yield the texts and numbers under a path, looking into all lists on the way.
+def collect_members(value: Any, parts: tuple[str, ...], found: set) -> None:
+    """Collect the texts and numbers under a path, looking into all lists on the way.
 
     Parameters
     ----------
@@ -89,19 +89,25 @@ def member_values(value: Any, parts: tuple[str, ...]) -> Iterator[Any]:
         A document.
     parts
         The field's path, split at the dots.
+    found
+        Gets the values.
     """
-    if isinstance(value, list):
-        for item in value:
-            if not parts:
-                if is_scalar(item):
-                    yield encode(item)
-            elif isinstance(item, dict | list):
-                yield from member_values(item, parts)
-    elif not parts:
-        if is_scalar(value):
-            yield encode(value)
-    elif isinstance(value, dict) and parts[0] in value:
-        yield from member_values(value[parts[0]], parts[1:])
+    for position, part in enumerate(parts):
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict | list):
+                    collect_members(item, parts[position:], found)
+            return
+        if value is None:
+            return
+    if isinstance(value, str):
+        found.add(value)
+    elif isinstance(value, list):
+        found.update(encode(item) for item in value if is_scalar(item))
+    elif is_scalar(value):
+        found.add(encode(value))
 
 
 @dataclass
@@ -137,6 +143,7 @@ def translate(
     columns: Collection[str],
     members: Collection[str] = (),
     *,
+    member_table: str = "",
     odd: Mapping[str, bytes] | None = None,
 ) -> Condition:
     """Say a MongoDB filter in SQL as far as columns can tell.
@@ -148,7 +155,9 @@ def translate(
     columns
         Fields that have a column.
     members
-        Fields inside lists that have a table: SQL ``IN (@members:FIELD ...)`` is filled in by the store.
+        Fields inside lists whose values are in the member table.
+    member_table
+        Name of that table, with columns ``value`` and ``id``.
     odd
         Columns in which some row holds ``NO_VALUE`` or ``OTHER``, and the greater of them.
 
@@ -160,15 +169,17 @@ def translate(
     whole = Condition()
     for key, wanted in (criteria or {}).items():
         if key == "$and" and isinstance(wanted, list | tuple):
-            parts = [translate(part, columns, members, odd=odd) for part in wanted]
+            parts = [translate(part, columns, members, member_table=member_table, odd=odd) for part in wanted]
             for part in parts:
                 whole = whole.joined(part)
         elif key == "$or" and isinstance(wanted, list | tuple) and wanted:
-            whole = whole.joined(_either([translate(part, columns, members, odd=odd) for part in wanted]))
+            whole = whole.joined(
+                _either([translate(part, columns, members, member_table=member_table, odd=odd) for part in wanted])
+            )
         elif key in columns:
             whole = whole.joined(_on_column(key, wanted, odd=(odd or {}).get(key)))
         elif key in members:
-            whole = whole.joined(_on_members(key, wanted))
+            whole = whole.joined(_on_members(member_table, wanted))
         else:
             whole = whole.joined(Condition(exact=False))
     return whole
@@ -249,7 +260,7 @@ def _none_of(column: str, unwanted: list) -> Condition:
     return Condition(f"(NOT {condition.sql} OR {column} IS NULL)", condition.values)
 
 
-def _on_members(name: str, wanted: Any) -> Condition:
+def _on_members(table: str, wanted: Any) -> Condition:
     values: Any = [wanted]
     if isinstance(wanted, dict):
         values = [wanted["$eq"]] if "$eq" in wanted else wanted.get("$in")
@@ -258,4 +269,5 @@ def _on_members(name: str, wanted: Any) -> Condition:
     if not all(is_scalar(value) for value in values):
         return Condition(exact=False)
     marks = ", ".join("?" * len(values))
-    return Condition(f"id IN (@members:{name}:({marks}))", [encode(value) for value in values], exact=False)
+    sql = f"id IN (SELECT id FROM {table} WHERE value IN ({marks}))"
+    return Condition(sql, [encode(value) for value in values], exact=False)

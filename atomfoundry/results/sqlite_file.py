@@ -33,10 +33,6 @@ CACHE_KIB = 32 * 1024
 """Pages of the file that a connection keeps; SQLite takes no more than the file has."""
 
 
-CHECKPOINT_PAGES = 4000
-"""Pages of 4 KiB that the write-ahead log gathers before they go into the file; the same pages, written often, go once."""
-
-
 class SQLiteFile:
     """Connections to one SQLite file: one per process and thread, never shared over a fork.
 
@@ -78,7 +74,6 @@ class SQLiteFile:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         except sqlite3.Error:
             connection.close()
             raise

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import bson
 from maggma.core import StoreError
 
-from atomfoundry.results.sqlite_columns import NO_VALUE, OTHER, column_value, member_values
+from atomfoundry.results.sqlite_columns import NO_VALUE, OTHER, collect_members, column_value
 from atomfoundry.results.sqlite_file import SQLiteFile
 
 FILL = 2000
 """Documents whose columns are filled in one transaction."""
 
 _OWN = {"id", "doc", "~layout"}
+_MEMBER_FIELDS = '"member fields"'
 _ODD = {NO_VALUE: "?", OTHER: "!"}
 _ENCODING = 2
 """Number of the way values are put into columns; rows of another are filled again."""
@@ -39,7 +38,7 @@ class Layout:
     indexes
         Fields, or groups of fields, to index.
     members
-        Fields inside lists, kept in a table of their own.
+        Fields inside lists. One table holds the values of all of them, with the rows that have them.
     """
 
     def __init__(
@@ -50,11 +49,13 @@ class Layout:
         self.indexes = [tuple(index) for index in indexes]
         self.wanted_members = tuple(members)
         self.table = f'"docs:{collection}"'
+        self.member_table = f'"members:{collection}"'
+        self._note = f"INSERT OR IGNORE INTO {self.member_table} VALUES (?, ?)"
         self.columns: tuple[str, ...] = ()
         self.members: tuple[str, ...] = ()
         self.version = 0
         self._paths: list[tuple[str, ...]] = []
-        self._member_writes: list[tuple[tuple[str, ...], str]] = []
+        self._member_paths: list[tuple[str, ...]] = []
         self.find = ""
         """The number of the row with these unique fields."""
         self.insert = ""
@@ -84,13 +85,8 @@ class Layout:
         others = (row[1] for row in rows if row[1] not in _OWN and row[1] not in self.unique)
         self.columns = (*self.unique, *others) if rows else ()
         self._paths = [tuple(column.split(".")) for column in self.columns]
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        prefix = f"members:{self.collection}:"
-        self.members = tuple(sorted(row[0].removeprefix(prefix) for row in tables if row[0].startswith(prefix)))
-        self._member_writes = [
-            (tuple(field.split(".")), f"INSERT OR IGNORE INTO {self._member_table(field)} VALUES (?, ?)")
-            for field in self.members
-        ]
+        self.members = self._read_members(connection)
+        self._member_paths = [tuple(field.split(".")) for field in self.members]
         described = f"{_ENCODING}|{'|'.join(sorted(self.columns))}|{'|'.join(self.members)}"
         self.version = zlib.crc32(described.encode())
         names = ", ".join([*(f'"{column}"' for column in self.columns), '"~layout"', "doc"])
@@ -116,8 +112,14 @@ class Layout:
             return False
         return self._wanted_indexes() <= self._present_indexes(connection)
 
-    def _member_table(self, field: str) -> str:
-        return f'"members:{self.collection}:{field}"'
+    def _read_members(self, connection: sqlite3.Connection) -> tuple[str, ...]:
+        try:
+            rows = connection.execute(f"SELECT field FROM {_MEMBER_FIELDS} WHERE collection = ?", [self.collection])
+            return tuple(sorted(row[0] for row in rows))
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return ()
+            raise
 
     def _present_indexes(self, connection: sqlite3.Connection) -> set[str]:
         sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND name NOT LIKE 'sqlite_%'"
@@ -162,11 +164,20 @@ class Layout:
         for field in ("~layout", *needed):
             if field not in present:
                 connection.execute(f'ALTER TABLE {self.table} ADD COLUMN "{field}"')
-        for field in self.wanted_members:
+        if self.wanted_members:
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._member_table(field)} "
+                f"CREATE TABLE IF NOT EXISTS {self.member_table} "
                 "(value, id INTEGER, PRIMARY KEY (value, id)) WITHOUT ROWID"
             )
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {_MEMBER_FIELDS} "
+                "(collection TEXT, field TEXT, PRIMARY KEY (collection, field)) WITHOUT ROWID"
+            )
+            connection.executemany(
+                f"INSERT OR IGNORE INTO {_MEMBER_FIELDS} VALUES (?, ?)",
+                [(self.collection, field) for field in self.wanted_members],
+            )
+        self._seen_schema = -1
         self.refresh(connection)
         for name in self._present_indexes(connection):
             if name.startswith(f"{self.collection}:~layout:") and name != self._layout_index:
@@ -274,22 +285,21 @@ class Layout:
         values.append(kind)
         return values
 
-    def members_of(self, document: dict) -> list[tuple[str, Any]]:
-        """Return what a document holds in lists: statements that note it, and values.
+    def members_of(self, document: dict) -> set:
+        """Return the texts and numbers that a document holds under the member fields.
 
         Parameters
         ----------
         document
             A plain document.
         """
-        return [
-            (sql, value)
-            for path, sql in self._member_writes
-            if document.get(path[0])
-            for value in member_values(document[path[0]], path[1:])
-        ]
+        found: set = set()
+        for path in self._member_paths:
+            if document.get(path[0]):
+                collect_members(document, path, found)
+        return found
 
-    def write_members(self, connection: sqlite3.Connection, row_id: int, members: list[tuple[str, Any]]) -> None:
+    def write_members(self, connection: sqlite3.Connection, row_id: int, members: set) -> None:
         """Note what a document holds in lists; what it held before may stay, the documents decide.
 
         Parameters
@@ -301,8 +311,8 @@ class Layout:
         members
             What ``members_of`` returned.
         """
-        for sql, value in members:
-            connection.execute(sql, (value, row_id))
+        for value in members:
+            connection.execute(self._note, (value, row_id))
 
     def odd(self, connection: sqlite3.Connection) -> dict[str, bytes]:
         """Return the columns in which some row holds ``NO_VALUE`` or ``OTHER``, and the greater of them.
@@ -317,20 +327,6 @@ class Layout:
             for part in str(kind).split(":")[1:]:
                 found[part[1:]] = max(OTHER if part[0] == "!" else NO_VALUE, found.get(part[1:], b""))
         return found
-
-    def member_sql(self, sql: str) -> str:
-        """Fill in the tables that ``translate`` left open.
-
-        Parameters
-        ----------
-        sql
-            With ``@members:FIELD:(...)``.
-        """
-
-        def table(match: re.Match[str]) -> str:
-            return f"SELECT id FROM {self._member_table(match[1])} WHERE value IN {match[2]}"
-
-        return re.sub(r"@members:([^:]*):(\([?, ]*\))", table, sql)
 
 
 def _check_name(field: str) -> None:

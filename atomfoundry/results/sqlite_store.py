@@ -143,9 +143,11 @@ class SQLiteStore(Store):
         """Say a filter in SQL."""
         connection = self._ready()
         layout = self._layout
-        found = translate(criteria, layout.columns, layout.members, odd=layout.odd(connection))
+        found = translate(
+            criteria, layout.columns, layout.members, member_table=layout.member_table, odd=layout.odd(connection)
+        )
         if found.sql:
-            found.sql = f" WHERE {layout.member_sql(found.sql)}"
+            found.sql = f" WHERE {found.sql}"
         return found
 
     def _order(self, sort: dict | None) -> str | None:
@@ -379,7 +381,6 @@ class SQLiteStore(Store):
 
         def write() -> None:
             with self._collection.transaction() as connection:
-                self._layout.refresh(connection)
                 for document, blob in accepted:
                     row_id = None if by_unique else self._find_row(document, fields)
                     self._write(connection, document, blob, row_id, replace=by_unique)
