@@ -172,6 +172,29 @@ def distinct_values(documents: Iterable[dict], field: str) -> list:
     return found
 
 
+def count_by(store: Any, fields: Iterable[str], criteria: dict | None = None) -> dict[tuple, int]:
+    """Count a store's documents by the values of fields, by the store's own means where it has them.
+
+    Parameters
+    ----------
+    store
+        A maggma store.
+    fields
+        Dotted paths.
+    criteria
+        MongoDB filter.
+
+    Returns
+    -------
+    dict[tuple, int]
+        Values -> number of documents; None for a field that is absent.
+    """
+    wanted = list(fields)
+    if hasattr(store, "count_by"):
+        return store.count_by(wanted, criteria)
+    return count_values(store.query(criteria, wanted), wanted)
+
+
 def count_values(documents: Iterable[dict], fields: Iterable[str]) -> dict[tuple, int]:
     """Count documents by the values of fields, as they are.
 
@@ -190,7 +213,17 @@ def count_values(documents: Iterable[dict], fields: Iterable[str]) -> dict[tuple
     paths = list(fields)
     found: dict[tuple, int] = {}
     for document in documents:
-        values = (lookup(document, path) for path in paths)
-        key = tuple(json.dumps(v, default=str) if isinstance(v, dict | list) else v for v in values)
+        key = tuple(plain_key(lookup(document, path)) for path in paths)
         found[key] = found.get(key, 0) + 1
     return found
+
+
+def plain_key(value: Any) -> Any:
+    """Return a value that can be a key: lists and dictionaries as JSON.
+
+    Parameters
+    ----------
+    value
+        A stored value.
+    """
+    return json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict | list) else value
