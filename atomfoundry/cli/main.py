@@ -16,6 +16,7 @@ from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.inputs import inputs_command
+from atomfoundry.cli.migrate import migrate_command
 from atomfoundry.cli.results import lineage_command, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
@@ -50,6 +51,7 @@ app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("retry")(retry_command)
 app.command("results")(results_command)
+app.command("migrate")(migrate_command)
 app.command("lineage")(lineage_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)

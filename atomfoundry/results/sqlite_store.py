@@ -13,6 +13,7 @@ import bson
 from maggma.core import Store, StoreError
 from pydash import get, has, set_
 
+from atomfoundry.results.mongo_filter import matcher
 from atomfoundry.results.mongo_language import count_values, distinct_values, project, sort_documents
 from atomfoundry.results.sqlite_columns import Condition, decode, translate
 from atomfoundry.results.sqlite_file import BUSY_TIMEOUT_S, SQLiteFile
@@ -168,8 +169,7 @@ class SQLiteStore(Store):
         skip: int = 0,
         limit: int = 0,
     ) -> Iterator[tuple[int, dict]]:
-        from mongomock_ng.filtering import filter_applies
-
+        applies = matcher(criteria)
         condition = self._condition(criteria)
         window = ""
         if condition.exact and (skip or limit):
@@ -178,7 +178,7 @@ class SQLiteStore(Store):
         seen = 0
         for row_id, blob in self._blobs(condition, f"{order}{window}"):
             document = bson.decode(blob)
-            if not condition.exact and not filter_applies(criteria, document):
+            if not condition.exact and not applies(document):
                 continue
             seen += 1
             if seen > skip:
