@@ -218,9 +218,15 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        docs = with_marks(self, with_inputs(docs))
+        read = with_inputs(docs)
+        is_plain = read is not docs
+        docs = with_marks(self, read)
         if not (save or self.save):
-            super().update(docs, key, save)
+            if not is_plain:
+                super().update(docs, key, save)
+            else:
+                # They are plain already; jobflow would walk through them once more.
+                self.docs_store.update(docs, key=key or ["uuid", "index"])
             return
         with _documents_last(self) as documents_last:
             JobStore.update(documents_last, docs, key, save)
