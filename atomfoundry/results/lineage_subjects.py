@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["output", "artifact", "frame"]
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JOB_FOLDER = re.compile(rf"({_UUID.pattern})_([0-9]+)")
 _HEX = re.compile(r"[0-9a-f]+")
 _SHORTEST = 4
