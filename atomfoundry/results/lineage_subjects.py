@@ -66,10 +66,10 @@ def find_subject(db: ResultsDB, project: Project, text: str) -> Subject:
     """
     if "@" in text and not Path(text).exists():
         frame, _, level = text.partition("@")
-        found = find_subject(db, project, frame)
-        if found.kind != "frame":
+        named = find_subject(db, project, frame)
+        if named.kind != "frame":
             raise ProjectError(f"'{frame}' of '{text}' is no frame.", remedy="Give FRAME@LEVEL.")
-        return Subject("frame", found.name, level=level)
+        return Subject("frame", named.name, level=level)
     if "/" in text or text.startswith(".") or _JOB_FOLDER.fullmatch(text):
         return _of_path(db, project, text)
     wanted = text.lower()
