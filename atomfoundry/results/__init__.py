@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from atomfoundry.results.database import Result, ResultsDB, open_results
     from atomfoundry.results.job_store import FoundryJobStore
     from atomfoundry.results.labels import LabelStore
-    from atomfoundry.results.lineage import LineageGraph
+    from atomfoundry.results.lineage_graph import LineageGraph
     from atomfoundry.results.progress import checkpoint_directory, report_progress
     from atomfoundry.results.project import (
         Project,
@@ -25,7 +25,7 @@ _HOMES = {
     "ArtifactStore": "artifacts",
     "FoundryJobStore": "job_store",
     "LabelStore": "labels",
-    "LineageGraph": "lineage",
+    "LineageGraph": "lineage_graph",
     "Project": "project",
     "Result": "database",
     "ResultsDB": "database",
