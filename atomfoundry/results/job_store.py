@@ -106,19 +106,18 @@ def with_marks(store: JobStore, docs: Any) -> Any:
         project = current_project()
     except AtomfoundryError:
         return docs  # jobs outside of a project have no table of labels
+    given = docs if isinstance(docs, list) else [docs]
     made = []
-    for doc in docs if isinstance(docs, list) else [docs]:
+    for doc in given:
+        marks = []
         if isinstance(doc, dict) and "inputs" in doc:
             try:
                 marks = inherited_marks(project, store.docs_store, doc)
             except AtomfoundryError as error:
                 # never at the price of a result
                 logger.warning("The marks of '%s' are not known: %s", doc.get("name"), error)
-                marks = []
-            if marks:
-                doc = {**doc, "stale": marks}
-        made.append(doc)
-    return made
+        made.append({**doc, "stale": marks} if marks else doc)
+    return docs if all(new is old for new, old in zip(made, given, strict=True)) else made
 
 
 class FoundryJobStore(JobStore):
