@@ -198,7 +198,7 @@ def test_dynamics(spec: CalculatorSpec, direct: dict[str, np.ndarray]) -> None:
     VelocityVerlet(atoms, 1.0 * units.fs).run(10)
     assert np.array_equal(atoms.positions, direct["positions"])
     assert np.array_equal(atoms.get_velocities(), direct["velocities"])
-    assert abs(atoms.positions - silicon()[0].positions).max() > 1e-3
+    assert not np.array_equal(atoms.positions, silicon()[0].positions)
 
 
 def test_labels_benchmark_and_exploration(
@@ -222,7 +222,7 @@ def test_labels_benchmark_and_exploration(
     label = LabelMaker.with_calculator(spec, batch_size=3).make(structures)
     curve = BenchmarkMaker(benchmark="equation_of_state").make(spec, crystals, dataset)
     parity = BenchmarkMaker(name="parity", benchmark="parity").make(spec, crystals, dataset)
-    explore = ExploreMaker(temperatures=[300.0], n_steps=10, interval=5, n_select=1, min_atoms=2, max_force=1e6)
+    explore = ExploreMaker(temperatures=[300.0], n_steps=10, interval=5, n_select=1, min_atoms=2)
     explored = explore.make(spec, None, crystals, dataset)
     result = run(
         Flow([label, curve, parity, explored], name=request.node.name), project=project, workers=1, progress=False
