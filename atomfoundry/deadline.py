@@ -83,6 +83,12 @@ def must_stop() -> bool:
     return stop_requested() is not None or working_time() == 0.0
 
 
+def reason_to_stop() -> str:
+    """Say why nothing new is begun."""
+    name = stop_requested()
+    return f"{name} asked this process to stop" if name else "the job ends soon"
+
+
 def _number(name: str, meaning: str) -> float | None:
     text = os.environ.get(name)
     if not text:
@@ -122,12 +128,6 @@ def stop_requested() -> str | None:
     A request holds for the rest of the process's life: a script that makes several runs begins none after it.
     """
     return _Request.signal
-
-
-def reason_to_stop() -> str:
-    """Say why nothing new is begun."""
-    name = stop_requested()
-    return f"{name} asked this process to stop" if name else "the job ends soon"
 
 
 def forget_stop() -> None:

@@ -77,6 +77,10 @@ class TrainingError(AtomfoundryError):
     """Training cannot go on."""
 
 
+class CheckpointError(AtomfoundryError):
+    """The checkpoint of a long computation is corrupt or belongs to another one."""
+
+
 class ArtifactError(AtomfoundryError):
     """An artifact is missing or its content does not match its hash."""
 

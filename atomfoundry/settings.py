@@ -71,6 +71,11 @@ class AtomfoundrySettings(BaseSettings):
         description="Packages of your own whose classes job outputs may hold; in the environment a JSON list.",
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    checkpoint_interval: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds between two checkpoints of molecular dynamics and other long computations.",
+    )
     kernel: Literal["auto", "off"] = Field(
         default="auto",
         description="Whether models run on the compiled kernel (needs g++ once) or on PyTorch alone ('off').",

@@ -91,6 +91,35 @@ def worker_command(
         console.print(f"{n_run} jobs run.", highlight=False)
 
 
+def sweep_command(
+    project: ProjectOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report.")] = False,
+    lost_after: Annotated[
+        float, typer.Option(min=0, help="Seconds without a heartbeat after which a job is lost.")
+    ] = 900.0,
+    stuck_after: Annotated[
+        float, typer.Option(min=0, help="Seconds after which what should take moments is stuck.")
+    ] = 120.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find and mend what killed workers and daemons have left in the LaunchPad; call it every few minutes (cron)."""
+    from atomfoundry.results.project import Project
+    from atomfoundry.running.cluster.sweep import sweep
+
+    report = sweep(
+        Project.open(find_project(project)), lost_after_s=lost_after, stuck_after_s=stuck_after, dry_run=dry_run
+    )
+    if as_json:
+        print_json(report.as_dict())
+        return
+    for finding in report.findings:
+        console.print(f"[bold]{finding.kind}[/]  {finding.what}", highlight=False, soft_wrap=True)
+        console.print(f"      {finding.cure}", highlight=False, soft_wrap=True)
+    watched = f", {report.n_watched} being watched" if report.n_watched else ""
+    found = f"{len(report.findings)} findings" if report.findings else "Nothing to mend"
+    console.print(f"{found}; {report.n_running} jobs run{watched}.", highlight=False)
+
+
 def cancel_command(project: ProjectOption = None, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Cancel what has not started; running jobs end first. 'atomfoundry retry' undoes it."""
     from atomfoundry.running import cancel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from monty.json import jsanitize
 
 from atomfoundry.documents import JobReference
 from atomfoundry.documents.decoding import check_document
+
+logger = logging.getLogger(__name__)
 
 
 class _Reads:
@@ -77,6 +80,44 @@ def with_inputs(docs: Any) -> Any:
         if (content.get("uuid"), content.get("index")) == (job.uuid, job.index):
             content["inputs"] = [reference.model_dump() for reference in inputs]
         made.append(content)
+    return made
+
+
+def with_marks(store: JobStore, docs: Any) -> Any:
+    """Add the marks of withdrawn labels that documents have by what their jobs read.
+
+    Parameters
+    ----------
+    store
+        Where the documents go.
+    docs
+        One or more jobflow documents.
+
+    Returns
+    -------
+    Any
+        The same; documents with marks as dictionaries with a field ``stale``.
+    """
+    from atomfoundry.errors import AtomfoundryError
+    from atomfoundry.results.project import current_project
+    from atomfoundry.results.stale import inherited_marks
+
+    try:
+        project = current_project()
+    except AtomfoundryError:
+        return docs  # jobs outside of a project have no table of labels
+    made = []
+    for doc in docs if isinstance(docs, list) else [docs]:
+        if isinstance(doc, dict) and "inputs" in doc:
+            try:
+                marks = inherited_marks(project, store.docs_store, doc)
+            except AtomfoundryError as error:
+                # never at the price of a result
+                logger.warning("The marks of '%s' are not known: %s", doc.get("name"), error)
+                marks = []
+            if marks:
+                doc = {**doc, "stale": marks}
+        made.append(doc)
     return made
 
 
@@ -177,7 +218,7 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        docs = with_inputs(docs)
+        docs = with_marks(self, with_inputs(docs))
         if not (save or self.save):
             super().update(docs, key, save)
             return

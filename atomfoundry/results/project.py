@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -149,6 +151,28 @@ class Project:
                     f"{self.path} is not empty and not a project folder (it holds '{item.name}').",
                     remedy="Give a new or empty folder.",
                 )
+
+    @classmethod
+    def temporary(cls) -> Project:
+        """Make a project for trying something out; its folder is removed with the object.
+
+        It lies in the folder for temporary files (``TMPDIR``) and lasts as long as something in this process
+        holds it, such as a ``RunResult``, at the longest until the process ends.
+
+        Raises
+        ------
+        ProjectError
+            If there cannot be written.
+        """
+        try:
+            project = cls(tempfile.mkdtemp(prefix="atomfoundry-"))
+        except OSError as error:
+            raise ProjectError(
+                f"No temporary project can be made: {error}.", remedy="Set TMPDIR to a folder you may write to."
+            ) from error
+        weakref.finalize(project, _remove, project.path, os.getpid())
+        project._create("sqlite")
+        return project
 
     def _create(self, database: DatabaseKind) -> None:
         record = {
@@ -359,6 +383,12 @@ class Project:
         from atomfoundry.results.labels import LabelStore
 
         return LabelStore(self.document_store("labels"))
+
+
+def _remove(path: Path, owner: int) -> None:
+    """Remove a temporary project; a forked child that ends leaves its parent's alone."""
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 _STACK: list[Project] = []

@@ -71,8 +71,20 @@ class FoundryLaunchPad(LaunchPad):
     # -- patience -----------------------------------------------------------------------------------------
 
     def checkout_fw(self, *args: Any, **kwargs: Any) -> Any:
-        """Check out a job; see FireWorks."""
-        return patiently(lambda: super(FoundryLaunchPad, self).checkout_fw(*args, **kwargs), "taking a job")
+        """Check out a job; what a lost connection left half taken is given back first. See FireWorks."""
+        launch_dir = args[1] if len(args) > 1 else kwargs["launch_dir"]
+        tries = 0
+
+        def check_out() -> Any:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                # A worker runs one job at a time, in a folder of its own.
+                for launch in list(self.launches.find({"launch_dir": launch_dir, "state": "RUNNING"}, ["fw_id"])):
+                    self.rerun_fw(launch["fw_id"])
+            return super(FoundryLaunchPad, self).checkout_fw(*args, **kwargs)
+
+        return patiently(check_out, "taking a job")
 
     def complete_launch(self, launch_id: int, action: Any = None, state: str = "COMPLETED") -> Any:
         """Report the end of a launch, again and again while the database is away; see FireWorks.

@@ -78,6 +78,7 @@ class Profile(BaseModel):
     memory_mb: Annotated[int | None, Field(ge=1, description="Memory of each node (MB).")] = None
     wall_time: Annotated[int, BeforeValidator(parse_wall_time), Field(description="s, or 'HH:MM:SS'.")] = 4 * 3600
     signal_before: Annotated[int, Field(ge=30, description="Slurm sends SIGUSR1 so many seconds before the end.")] = 120
+    max_queued: Annotated[int, Field(ge=1, description="Allocations in the queue at the same time.")] = 10
     account: Word | None = None
     modules: Annotated[tuple[Word, ...], Field(description="Environment modules to load.")] = ()
     environment: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from atomfoundry.running.cluster.profiles import Profile
 
 PBS_TEMPLATE = Path(__file__).parent / "templates" / "pbs.txt"
-JOB_NAME_LENGTH = 15
+PBS_NAME_LENGTH = 15
 """Older PBS servers refuse longer names."""
 
 
@@ -25,7 +26,7 @@ def queue_parameters(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parameters of a profile, without its raw ``extra``, and the keys that the scheduler's template has."""
     common = {
-        "job_name": f"foundry-{profile.name}"[:JOB_NAME_LENGTH].rstrip("-"),
+        "job_name": job_name(profile.name, scheduler),
         "queue": profile.queue,
         "account": profile.account,
         "walltime": format_wall_time(profile.wall_time),
@@ -33,6 +34,12 @@ def queue_parameters(
     }
     own = _slurm(profile) if scheduler == "slurm" else _pbs(profile)
     return common | own, template_keys(scheduler)
+
+
+def job_name(profile: str, scheduler: str) -> str:
+    """Return the name that allocations of a profile have in the queue."""
+    name = f"foundry-{profile}"
+    return name[:PBS_NAME_LENGTH].rstrip("-") if scheduler == "pbs" else name
 
 
 def _slurm(profile: Profile) -> dict[str, Any]:
@@ -64,10 +71,15 @@ def _pbs(profile: Profile) -> dict[str, Any]:
 
 
 def prologue(profile: Profile, scheduler: str, environment: Mapping[str, str]) -> str:
-    """Return the shell lines before the worker: modules, exports, and for PBS the end of the allocation."""
+    """Return the shell lines before the worker: modules, exports, and for PBS the end of the allocation.
+
+    Variables of the profile are expanded by the shell, those of ``environment`` stand as they are.
+    """
     lines = [f"module load {module} || exit 1" for module in profile.modules]
-    variables = {"OMP_NUM_THREADS": str(profile.threads), **environment, **profile.environment}
-    lines += [f"export {name}={_quoted(value)}" for name, value in variables.items()]
+    own = profile.environment
+    fixed = {"OMP_NUM_THREADS": str(profile.threads), **environment}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in fixed.items() if name not in own]
+    lines += [f"export {name}={_quoted(value)}" for name, value in own.items()]
     if scheduler == "pbs":
         # PBS tells a job neither when it ends nor, reliably, how long it may run
         lines.append(f"export ATOMFOUNDRY_DEADLINE=$(( $(date +%s) + {profile.wall_time} ))")
