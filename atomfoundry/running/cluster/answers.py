@@ -28,6 +28,8 @@ def _host(value: str) -> str:
     if "@" in value:
         # not repeated: it holds a password
         raise ValueError("a host holds no user or password; give --user, the password is asked for")
+    if "authsource=" in value.lower():
+        raise ValueError("authSource is an answer of its own (auth_source)")
     if not _URI.fullmatch(value) and not _HOST.fullmatch(value):
         raise ValueError(f"'{value}' is no host name, list of host:port, or mongodb:// address")
     return value

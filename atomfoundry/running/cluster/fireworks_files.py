@@ -46,21 +46,26 @@ def _address(answers: ClusterAnswers, password: str | None) -> dict[str, Any]:
         return {"host": answers.host, "port": answers.port, "username": answers.user, "password": password}
     scheme, _, rest = answers.host.partition("://")
     who = quote_plus(answers.user) + (f":{quote_plus(password)}" if password else "") + "@" if answers.user else ""
+    if answers.user:
+        # MongoDB's own choice would be 'admin'
+        path, _, given = rest.partition("?")
+        path = path if "/" in path else f"{path}/"
+        rest = f"{path}?{f'{given}&' if given else ''}authSource={_auth_source(answers)}"
     return {"host": f"{scheme}://{who}{rest}"}
+
+
+def _auth_source(answers: ClusterAnswers) -> str | None:
+    return (answers.auth_source or answers.database_name) if answers.user else None
 
 
 def launchpad_file(answers: ClusterAnswers, password: str | None) -> ClusterFile:
     """Return ``my_launchpad.yaml``."""
-    options = client_options(answers)
-    if answers.is_uri and answers.user:
-        # a connection string's own choice would be 'admin'
-        options["authSource"] = answers.auth_source or answers.database_name
     content = {
         **_address(answers, password),
         "name": answers.database_name,
-        "authsource": answers.auth_source or answers.database_name if answers.user else None,
+        "authsource": _auth_source(answers),
         "uri_mode": answers.is_uri,
-        "mongoclient_kwargs": options,
+        "mongoclient_kwargs": client_options(answers),
         "user_indices": ["spec.foundry.uuid", "spec.foundry.run_id", "spec._category"],
         "wf_user_indices": ["metadata.foundry.run_id"],
     }
@@ -71,17 +76,14 @@ def launchpad_file(answers: ClusterAnswers, password: str | None) -> ClusterFile
 def jobflow_file(answers: ClusterAnswers, password: str | None) -> ClusterFile:
     """Return ``jobflow.yaml``: outputs lie in the same database."""
     store: dict[str, Any] = {"type": "MongoStore", "database": answers.database_name, "collection_name": "outputs"}
-    options = client_options(answers)
     if answers.is_uri:
         store["uri"] = _address(answers, password)["host"]
-        if answers.user:
-            options["authSource"] = answers.auth_source or answers.database_name
     else:
         store |= {"host": answers.host, "port": answers.port}
         if answers.user:
             store |= {"username": answers.user, "password": password or ""}
-            store["auth_source"] = answers.auth_source or answers.database_name
-    store["mongoclient_kwargs"] = options
+            store["auth_source"] = _auth_source(answers)
+    store["mongoclient_kwargs"] = client_options(answers)
     return ClusterFile(yaml_text({"JOB_STORE": {"docs_store": store}}, "Jobflow's store: the outputs."), PRIVATE)
 
 

@@ -314,6 +314,8 @@ def _notes(layout: ClusterLayout, answers: ClusterAnswers, files: list[WrittenFi
         notes.append("Results lie in SQLite: all workers must run on one host, on a local disk.")
     if answers.scheduler != "none" and answers.gpu_partition is None:
         notes.append("No GPU partition: profile 'gpu' (training) runs on CPUs.")
+    if layout.folder.stat().st_mode & 0o022:
+        notes.append(f"Others may write to {layout.folder}: they could run code as you (chmod go-w).")
     home = Path("~/.fireworks/FW_config.yaml").expanduser()
     if home.is_file():
         notes.append(

@@ -69,16 +69,25 @@ def test_fireworks_reads_the_launchpad(tmp_path, arguments, monkeypatch):
     assert set(yaml.safe_load(layout.launchpad.read_text())) <= set(launchpad.to_dict())
 
 
-def test_a_connection_string(tmp_path, arguments):
-    layout = make(tmp_path / "p", host="mongodb://a:1,b:2/?replicaSet=rs0")
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("mongodb://a:1,b:2/?replicaSet=rs0", "atomfoundry"),
+        ("mongodb://a", "atomfoundry"),
+        ("mongodb://a/other?tls=false", "admin"),
+    ],
+)
+def test_a_connection_string(tmp_path, arguments, host, source):
+    layout = make(tmp_path / "p", host=host, auth_source=source if source == "admin" else None)
     launchpad = LaunchPad.from_file(str(layout.launchpad))
-    options = launchpad.connection.options
     assert launchpad.uri_mode is True
-    assert options.pool_options._credentials.password == SECRET
-    assert options.pool_options._credentials.source == "atomfoundry"
-    assert options.replica_set_name == "rs0"
+    assert "authSource" not in launchpad.mongoclient_kwargs
     store = yaml.safe_load(layout.jobflow.read_text())["JOB_STORE"]["docs_store"]
-    assert pymongo.MongoClient(store["uri"], connect=False).options.pool_options._credentials.password == SECRET
+    jobflow_client = pymongo.MongoClient(store["uri"], connect=False, **store["mongoclient_kwargs"])
+    for client in (launchpad.connection, jobflow_client):
+        who = client.options.pool_options._credentials
+        assert (who.username, who.password, who.source) == ("atomfoundry", SECRET, source)
+        assert client.options.replica_set_name == ("rs0" if "rs0" in host else None)
     # the earlier password is found in it
     assert {file.action for file in init_cluster(tmp_path / "p").files} == {"unchanged"}
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -121,6 +120,14 @@ def test_a_private_file_is_made_private_again(tmp_path):
     assert mode(layout.launchpad) == 0o600
 
 
+def test_a_folder_that_others_may_write_to_is_noted(tmp_path):
+    setup = init_cluster(tmp_path / "p", password=SECRET, **ANSWERS)
+    setup.folder.chmod(0o755)
+    assert not any("chmod" in note for note in init_cluster(tmp_path / "p").notes)
+    setup.folder.chmod(0o775)
+    assert any("chmod go-w" in note for note in init_cluster(tmp_path / "p").notes)
+
+
 def test_password_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ATOMFOUNDRY_MONGODB_PASSWORD", SECRET)
     setup = init_cluster(tmp_path / "p", **ANSWERS)
@@ -129,19 +136,19 @@ def test_password_from_the_environment(tmp_path, monkeypatch):
 
 def test_generated_passwords_survive_an_interruption(tmp_path, monkeypatch):
     layout = ClusterLayout(tmp_path / "p")
-    real, names = os.fsync, []
+    replace = Path.replace
 
-    def fails_later(descriptor: int) -> None:
-        names.append(descriptor)
-        if len(names) == 4:  # project.json (twice), passwords.env, then the disk is full
+    def full_disk(path: Path, target: Path) -> Path:
+        if target == layout.launchpad:
             raise OSError(28, "No space left on device")
-        real(descriptor)
+        return replace(path, target)
 
-    monkeypatch.setattr(os, "fsync", fails_later)
-    with pytest.raises(ProjectError, match="No space left"):
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(ProjectError, match=r"my_launchpad\.yaml: .*No space left"):
         init_cluster(tmp_path / "p", generate_password=True, **ANSWERS)
     monkeypatch.undo()
-    assert [path.name for path in layout.folder.rglob("*") if path.is_file()] == ["passwords.env"]
+    left = {path.name for path in layout.folder.rglob("*") if path.is_file()}
+    assert left == {"passwords.env", "cluster.yaml", "profiles.yaml"}  # no half file
     assert mode(layout.mongodb_passwords) == 0o600
     values = dict(line.split("=", 1) for line in layout.mongodb_passwords.read_text().splitlines()[1:])
     setup = init_cluster(tmp_path / "p", generate_password=True, **ANSWERS)
@@ -169,6 +176,7 @@ def test_no_password_is_an_error_before_anything_is_written(tmp_path):
         ({"port": 0}, "port: "),
         ({"host": "a b"}, "host: 'a b' is no host"),
         ({"host": "mongodb://me:pw@db"}, "holds no user or password"),
+        ({"host": "mongodb://db/?authSource=x"}, "an answer of its own"),
         ({"host": "mongodb://db", "port": 1}, "the port stands in it"),
         ({"database_name": "a.b"}, "no name of a database"),
         ({"cpu_partition": "a;b"}, "cpu_partition"),

@@ -227,3 +227,13 @@ def test_variables_expand_and_nothing_is_executed(tmp_path):
     ).stdout
     assert shown == '/home/me/potcar|a "b" `id` $(id) \\|/a b|3|8|'
     assert shlex.split(exports)  # balanced quotes
+
+
+def test_the_manual_s_profiles(tmp_path):
+    manual = (Path(__file__).parents[4] / "docs" / "cluster.md").read_text()
+    block = manual.split("```yaml\n")[1].split("```")[0]
+    profiles = Profiles.load(write(tmp_path, block))
+    assert profiles["dft"].jobs_at_once == 8
+    assert profiles["gpu"].jobs_at_once == 4
+    large = profiles.for_job("label supercell 7", "dft")
+    assert "mpirun -np 96 pw.x" in render("slurm", large.queue_parameters("slurm"), tmp_path)
