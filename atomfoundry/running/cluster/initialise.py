@@ -88,9 +88,8 @@ def cluster_files(
     """
     known = list(profiles or Profiles(profiles_fields(answers)))
     variables = project_environment(layout, answers, environment or {})
-    stored = answers.model_dump(mode="json", exclude_none=True)
     files = {
-        layout.answers: ClusterFile(yaml_text(stored, "What 'atomfoundry init cluster' was answered.")),
+        layout.answers: ClusterFile(yaml_text(answers.stored(), "What 'atomfoundry init cluster' was answered.")),
         layout.profiles: profiles_file(answers),
         layout.launchpad: launchpad_file(answers, password),
         layout.fireworks: fireworks_file(layout),

@@ -224,6 +224,16 @@ def test_without_a_queue(tmp_path):
     assert setup.next_commands[1] == f"{layout.work_script} light"
 
 
+def test_without_authentication(tmp_path):
+    setup = init_cluster(tmp_path / "p", scheduler="none", user="", host="localhost")
+    launchpad = yaml.safe_load((setup.folder / "my_launchpad.yaml").read_text())
+    assert not {"username", "password", "authsource"} & set(launchpad)
+    assert any("whoever reaches it can run code as you" in note for note in setup.notes)
+    again = init_cluster(tmp_path / "p")
+    assert again.answers.user is None
+    assert {file.action for file in again.files} == {"unchanged"}
+
+
 def test_training_without_a_gpu_partition_runs_on_cpus(tmp_path):
     setup = init_cluster(tmp_path / "p", password=SECRET, scheduler="slurm", host="db", cpu_partition="cpu")
     adapter = yaml.safe_load(ClusterLayout(setup.project).qadapter("gpu").read_text())
