@@ -11,6 +11,7 @@ from atomfoundry import __version__
 from atomfoundry.cli.align import align_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
+from atomfoundry.cli.doctor import doctor_command
 from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
@@ -49,6 +50,7 @@ def _root(
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("retry")(retry_command)
+app.command("doctor")(doctor_command)
 app.command("results")(results_command)
 app.command("lineage")(lineage_command)
 app.command("report")(report_command)

@@ -115,41 +115,41 @@ def _described(engine: Engine, name: str, program: str | None) -> Finding:
 
 @check("espresso", "codes", limit=LIMIT_S)
 def espresso(world: World) -> Iterator[Finding]:
-    """Is Quantum ESPRESSO there, with pseudopotentials?"""
+    """Check that Quantum ESPRESSO is there, with pseudopotentials."""
     yield from examine(world, "espresso")
 
 
 @check("pyscf", "codes", limit=LIMIT_S)
 def pyscf(world: World) -> Iterator[Finding]:
-    """Is PySCF there?"""
+    """Check that PySCF is there."""
     yield from examine(world, "pyscf")
 
 
 @check("xtb", "codes", limit=LIMIT_S)
 def xtb(world: World) -> Iterator[Finding]:
-    """Is tblite there?"""
+    """Check that tblite is there."""
     yield from examine(world, "xtb")
 
 
 @check("abinit", "codes", limit=LIMIT_S)
 def abinit(world: World) -> Iterator[Finding]:
-    """Is ABINIT there, with pseudopotentials?"""
+    """Check that ABINIT is there, with pseudopotentials."""
     yield from examine(world, "abinit")
 
 
 @check("cp2k", "codes", limit=LIMIT_S)
 def cp2k(world: World) -> Iterator[Finding]:
-    """Is CP2K there?"""
+    """Check that CP2K is there."""
     yield from examine(world, "cp2k")
 
 
 @check("gpaw", "codes", limit=LIMIT_S)
 def gpaw(world: World) -> Iterator[Finding]:
-    """Is GPAW there?"""
+    """Check that GPAW is there."""
     yield from examine(world, "gpaw")
 
 
 @check("vasp", "codes", limit=LIMIT_S)
 def vasp(world: World) -> Iterator[Finding]:
-    """Is VASP there, with POTCARs?"""
+    """Check that VASP is there, with POTCARs."""
     yield from examine(world, "vasp")

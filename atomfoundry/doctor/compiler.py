@@ -24,7 +24,7 @@ PROGRAM = "#include <thread>\n#include <vector>\nint main() { std::vector<int> v
 
 @check("compiler", "codes")
 def compiler(world: World) -> Iterator[Finding]:
-    """Is there a C++ compiler for the models' kernel, and does it work?"""
+    """Check that there is a C++ compiler for the models' kernel, and that it works."""
     if world.settings.kernel == "off":
         yield skipped("The compiled kernel is switched off (setting kernel: off): models run on PyTorch alone")
         return
@@ -63,7 +63,7 @@ def compiler(world: World) -> Iterator[Finding]:
 
 @check("kernels", "codes")
 def kernels(world: World) -> Iterator[Finding]:
-    """Can the compiled kernels be loaded, and can new ones be kept?"""
+    """Check that compiled kernels can be loaded, and new ones kept."""
     folder = world.home / "kernels"
     if world.settings.kernel == "off":
         yield skipped("The compiled kernel is switched off (setting kernel: off)")
@@ -86,7 +86,7 @@ def kernels(world: World) -> Iterator[Finding]:
 
 @check("lammps", "codes")
 def lammps(world: World) -> Iterator[Finding]:
-    """Is LAMMPS there to run models in?"""
+    """Check that LAMMPS is there to run models in."""
     from atomfoundry.models.lammps.installation import find_lammps, find_program
 
     asked = world.settings.lammps is not None

@@ -30,7 +30,7 @@ OTHER_VARIABLES = {
 
 @check("settings", "machine")
 def settings_file(world: World) -> Iterator[Finding]:
-    """Can the settings be read, and do they name what exists?"""
+    """Check that the settings can be read, and that they name what exists."""
     from atomfoundry.errors import ConfigurationError
 
     path = Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
@@ -79,7 +79,7 @@ def _nearest_key(path: Path) -> str:
 
 @check("variables", "machine")
 def variables(world: World) -> Iterator[Finding]:
-    """Is any ATOMFOUNDRY_* variable set that nothing reads?"""
+    """Look for ``ATOMFOUNDRY_*`` variables that nothing reads."""
     known = {f"{PREFIX}{name.upper()}" for name in AtomfoundrySettings.model_fields} | OTHER_VARIABLES
     given = sorted(name for name in os.environ if name.upper().startswith(PREFIX))
     unknown = [name for name in given if name.upper() not in known]
@@ -87,6 +87,8 @@ def variables(world: World) -> Iterator[Finding]:
         near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.6)
         meant = f" Is {near[0]} meant?" if near else ""
         cure = f'export {near[0]}="${name}"; unset {name}' if near else f"unset {name}"
-        yield warning(f"Nothing reads the variable {name}.{meant}", cure, variable=name, nearest=near[0] if near else None)
+        yield warning(
+            f"Nothing reads the variable {name}.{meant}", cure, variable=name, nearest=near[0] if near else None
+        )
     if not unknown:
         yield ok(f"Variables: {', '.join(given) or 'none set'}", names=given)

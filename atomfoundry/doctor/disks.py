@@ -47,7 +47,7 @@ def _existing(path: Path) -> Path:
 
 @check("space", "disk")
 def space(world: World) -> Iterator[Finding]:
-    """Is there room on the disks, for bytes and for files?"""
+    """Check that there is room on the disks, for bytes and for files."""
     bad, texts, details = [], [], {}
     for name, folder in places(world):
         found = os.statvfs(folder)
@@ -73,7 +73,7 @@ def space(world: World) -> Iterator[Finding]:
 
 @check("writing", "disk")
 def writing(world: World) -> Iterator[Finding]:
-    """Can files be written, synced and renamed, and does the file system's clock agree with this machine's?"""
+    """Write, sync and rename a file, and compare the file system's clock with this machine's."""
     bad, times, details = [], [], {}
     for name, folder in places(world)[:2]:
         try:
@@ -93,13 +93,15 @@ def writing(world: World) -> Iterator[Finding]:
             bad.append(
                 warning(
                     f"Writing, syncing and renaming one small file in {folder} took {seconds:.1f} s.",
-                    f"Move it to a faster disk; 'dd if=/dev/zero of={folder}/try bs=4k count=100 oflag=dsync' measures.",
+                    f"Move it to a faster disk; 'dd if=/dev/zero of={folder}/try bs=4k count=100 oflag=dsync' "
+                    "measures.",
                 )
             )
         if abs(skew) > CLOCK_S:
             bad.append(
                 warning(
-                    f"The clock of the file system of {folder} is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'}"
+                    f"The clock of the file system of {folder} is {abs(skew):.0f} s "
+                    f"{'ahead of' if skew > 0 else 'behind'}"
                     " this machine's: what is new and what is stale cannot be told.",
                     "chronyc tracking (or timedatectl) here and on the file server; start chronyd where it is off.",
                     skew=skew,
@@ -151,7 +153,7 @@ def write_once(folder: Path) -> tuple[float, float]:
 
 @check("file-system", "disk")
 def file_system(world: World) -> Iterator[Finding]:
-    """Does the project lie on a file system that can carry it?"""
+    """Check that the project lies on a file system that can carry it."""
     name, folder = places(world)[0]
     try:
         mounts = read_mounts(world.mounts_file.read_text())

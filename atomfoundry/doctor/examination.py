@@ -152,7 +152,7 @@ def _failure(check: Check, error: BaseException) -> Finding:
             check.name,
             "problem",
             f"The check had {error}: a file system, a database or a program hangs.",
-            f"Look at what it asks for: {check.title} Then 'atomfoundry doctor --only {check.name}'.",
+            f"Find what hangs, then: atomfoundry doctor --only {check.name} ({check.title.rstrip('.')})",
             {"limit_s": check.limit},
         )
     lines = traceback.format_exception(error)
@@ -163,5 +163,3 @@ def _failure(check: Check, error: BaseException) -> Finding:
         f"Report what 'atomfoundry doctor --only {check.name} --json' prints.",
         {"traceback": "".join(lines)[-4000:]},
     )
-
-

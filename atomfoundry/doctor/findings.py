@@ -20,8 +20,8 @@ class Finding:
     check
         Name of the check; filled in where the check is run.
     status
-        ``"problem"``: something will fail. ``"warning"``: it works, but slowly, unsafely or not for long. ``"skipped"``:
-        not looked at, or not there and not asked for.
+        ``"problem"``: something will fail. ``"warning"``: it works, but slowly, unsafely or not for long.
+        ``"skipped"``: not looked at, or not there and not asked for.
     message
         What was found, with the file, value or host.
     cure

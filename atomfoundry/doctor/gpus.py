@@ -62,7 +62,7 @@ def _number(text: str) -> int:
 
 @check("gpu", "machine", limit=20.0)
 def gpu(world: World) -> Iterator[Finding]:
-    """Which GPUs does the driver see, and may this process use them?"""
+    """List the GPUs, and check that this process may use them and that torch fits the driver."""
     if shutil.which("nvidia-smi") is None:
         if os.path.exists("/proc/driver/nvidia"):  # noqa: PTH110
             yield warning(
@@ -106,7 +106,8 @@ def _visible(gpus: list[Gpu], names: str, details: dict) -> Iterator[Finding]:
     ]
     if unknown:
         yield problem(
-            f"CUDA_VISIBLE_DEVICES={chosen}: there is no GPU {', '.join(unknown)} (there are {names}); CUDA ignores all "
+            f"CUDA_VISIBLE_DEVICES={chosen}: there is no GPU {', '.join(unknown)} (there are {names}); CUDA ignores "
+            "all "
             "that follow.",
             f"export CUDA_VISIBLE_DEVICES={gpus[0].index}",
             **details,
@@ -115,7 +116,9 @@ def _visible(gpus: list[Gpu], names: str, details: dict) -> Iterator[Finding]:
         yield ok(f"{names}; CUDA_VISIBLE_DEVICES={chosen}", **details)
     for each in gpus:
         if each.compute_mode == "Prohibited":
-            yield problem(f"GPU {each.index} is in compute mode Prohibited.", f"nvidia-smi -i {each.index} -c 0 (as root)")
+            yield problem(
+                f"GPU {each.index} is in compute mode Prohibited.", f"nvidia-smi -i {each.index} -c 0 (as root)"
+            )
 
 
 def _torch(gpus: list[Gpu]) -> Iterator[Finding]:

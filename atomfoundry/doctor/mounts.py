@@ -50,7 +50,7 @@ def read_mounts(text: str) -> list[Mount]:
     Parameters
     ----------
     text
-        Its lines; spaces in names are written ``\\040`` there.
+        Its lines; spaces in names are written in octal there.
     """
     found = []
     for line in text.splitlines():

@@ -42,7 +42,7 @@ def _database(world: World) -> Path | None:
 
 @check("sqlite", "project")
 def sqlite(world: World) -> Iterator[Finding]:
-    """Is the SQLite file whole?"""
+    """Check that the SQLite file is whole."""
     path = _database(world)
     if path is None:
         yield skipped("The results are in MongoDB")
@@ -51,7 +51,9 @@ def sqlite(world: World) -> Iterator[Finding]:
         yield skipped(f"No {path.name} yet: nothing was run here")
         return
     size = path.stat().st_size
-    recover = f'sqlite3 {path} ".recover" | sqlite3 {path.with_name("recovered.sqlite")}, or restore a copy of the project'
+    recover = (
+        f'sqlite3 {path} ".recover" | sqlite3 {path.with_name("recovered.sqlite")}, or restore a copy of the project'
+    )
     deadline = time.monotonic() + PATIENCE_S
     try:
         with closing(open_read_only(path)) as connection:
@@ -92,7 +94,7 @@ def sqlite(world: World) -> Iterator[Finding]:
 
 @check("running-jobs", "project")
 def running_jobs(world: World) -> Iterator[Finding]:
-    """Are there living workers behind the jobs that run?"""
+    """Check that living workers are behind the local runner's running jobs, and that none have failed."""
     from atomfoundry.running.processes import host_name, process_start
 
     path = _database(world)
@@ -126,7 +128,8 @@ def running_jobs(world: World) -> Iterator[Finding]:
             lost.append({"uuid": uuid, "name": name, "host": host})
     if lost:
         yield warning(
-            f"{len(lost)} jobs are marked running, but their workers are dead, '{lost[0]['name']}' for one: the run was "
+            f"{len(lost)} jobs are marked running, but their workers are dead, '{lost[0]['name']}' for one: the run "
+            "was "
             "killed.",
             f"atomfoundry retry --project {world.folder} (or the same 'atomfoundry run' again)",
             jobs=lost[:50],

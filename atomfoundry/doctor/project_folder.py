@@ -26,7 +26,7 @@ STALE_S = 24 * 3600.0
 
 @check("project", "project")
 def project(world: World) -> Iterator[Finding]:
-    """Is this a project, of a schema this Atomfoundry knows?"""
+    """Check that this is a project, of a schema this Atomfoundry knows."""
     from atomfoundry.results.project import Project
 
     try:
@@ -37,7 +37,7 @@ def project(world: World) -> Iterator[Finding]:
     kind = opened.metadata.get("database", "sqlite")
     if kind not in DATABASES:
         yield problem(
-            f"{opened.path / 'project.json'} says \"database\": \"{kind}\"; there are {', '.join(DATABASES)}.",
+            f'{opened.path / "project.json"} says "database": "{kind}"; there are {", ".join(DATABASES)}.',
             f'Write "database": "sqlite" or "database": "mongodb" in {opened.path / "project.json"}.',
         )
         return
@@ -53,7 +53,7 @@ def project(world: World) -> Iterator[Finding]:
 
 @check("artifacts", "project", limit=20.0)
 def artifacts(world: World) -> Iterator[Finding]:
-    """Have artifacts the content that their hash says? (a sample)"""
+    """Check that a sample of the artifacts has the content that their hashes say."""
     from atomfoundry.errors import ArtifactError
     from atomfoundry.results.artifacts import hash_path
 
@@ -99,10 +99,16 @@ def _altered(path: Path, reason: str) -> Finding:
 
 @check("leftovers", "project")
 def leftovers(world: World) -> Iterator[Finding]:
-    """Did killed writers leave half-written files?"""
+    """Look for half-written files that killed processes have left."""
     root = world.folder
     now = time.time()
-    patterns = (".project.json-*", ".doctor-*", "artifacts/??/*/.put-*", "artifacts/??/*/.get-*", "work/*/.result.json-*")
+    patterns = (
+        ".project.json-*",
+        ".doctor-*",
+        "artifacts/??/*/.put-*",
+        "artifacts/??/*/.get-*",
+        "work/*/.result.json-*",
+    )
     stale = []
     for pattern in patterns:
         for path in root.glob(pattern):

@@ -98,9 +98,9 @@ def installed(name: str) -> str | None:
 
 @check("python", "machine")
 def python(world: World) -> Iterator[Finding]:
-    """Is this Python one that Atomfoundry runs on, and in an environment of its own?"""
+    """Check that Atomfoundry runs on this Python, and that it is in an environment of its own."""
     found = ".".join(str(part) for part in sys.version_info[:3])
-    needed = metadata.metadata(PACKAGE).get("Requires-Python") or ">=3.11"
+    needed = metadata.metadata(PACKAGE)["Requires-Python"] or ">=3.11"
     details = {"version": found, "executable": sys.executable, "needed": needed}
     if not SpecifierSet(needed).contains(found, prereleases=True):
         yield problem(
@@ -121,7 +121,7 @@ def python(world: World) -> Iterator[Finding]:
 
 @check("packages", "machine")
 def packages(world: World) -> Iterator[Finding]:
-    """Are the packages there, in versions that Atomfoundry works with?"""
+    """Check that the packages are there, in versions that Atomfoundry works with."""
     wanted = [Requirement(text) for text in metadata.requires(PACKAGE) or []]
     needed = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
     found: dict[str, str] = {}
@@ -155,7 +155,7 @@ def packages(world: World) -> Iterator[Finding]:
 
 @check("package-traps", "machine")
 def package_traps(world: World) -> Iterator[Finding]:
-    """Are packages installed together that cannot be?"""
+    """Look for packages installed together that cannot be."""
     bad = []
     for trap in TRAPS:
         version, other = installed(trap.package), installed(trap.other)

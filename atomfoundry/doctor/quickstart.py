@@ -40,7 +40,7 @@ def preset_engines(preset: str = PRESET) -> dict[str, dict[str, Any]]:
 
 @check("quickstart", "codes", limit=30.0)
 def quickstart(world: World) -> Iterator[Finding]:
-    """Is everything there that `atomfoundry run quickstart` needs?"""
+    """Check that all is there that ``atomfoundry run quickstart`` needs."""
     from atomfoundry.engines import get_engine
 
     _ = world.settings

@@ -105,7 +105,7 @@ def all_checks() -> list[Check]:
     """Return all checks, in the order of the report."""
     for module in _MODULES:
         import_module(f"atomfoundry.doctor.{module}")
-    return list(_CHECKS.values())
+    return sorted(_CHECKS.values(), key=lambda each: AREAS.index(each.area))
 
 
 def choose(only: Sequence[str] | None) -> list[Check]:

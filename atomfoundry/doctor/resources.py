@@ -25,7 +25,7 @@ CGROUP_LIMITS = (
 
 @check("memory", "machine")
 def memory(world: World) -> Iterator[Finding]:
-    """Is there memory enough?"""
+    """Check that there is memory enough."""
     import psutil
 
     found = psutil.virtual_memory()
@@ -53,7 +53,7 @@ def _cgroup_limits() -> Iterator[int]:
 
 @check("cores", "machine")
 def cores(world: World) -> Iterator[Finding]:
-    """How many cores may be used, and does OMP_NUM_THREADS fit to them?"""
+    """Count the cores that may be used, and compare ``OMP_NUM_THREADS`` with them."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = f"{usable} of {os.cpu_count()} cores"
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -79,7 +79,7 @@ def cores(world: World) -> Iterator[Finding]:
 
 @check("limits", "machine")
 def limits(world: World) -> Iterator[Finding]:
-    """May a process open files enough, and has it a stack that Fortran codes can live with?"""
+    """Check the limits of open files, and of the stack that Fortran codes need."""
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     bad = []
@@ -89,7 +89,8 @@ def limits(world: World) -> Iterator[Finding]:
     if stack != resource.RLIM_INFINITY and stack < 8 * 2**20:
         bad.append(
             warning(
-                f"The stack is limited to {stack // 1024} KiB: Fortran codes such as VASP and pw.x crash on large cells.",
+                f"The stack is limited to {stack // 1024} KiB: Fortran codes such as VASP and pw.x crash on large "
+                "cells.",
                 "ulimit -s unlimited",
                 stack=stack,
             )

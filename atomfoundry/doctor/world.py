@@ -168,5 +168,3 @@ class World:
             return self.connect()
         except Exception as error:
             raise UnansweredError("the database cannot be opened (see 'mongodb')") from error
-
-

@@ -1,0 +1,135 @@
+"""The jobs of the LaunchPad: whether each has a worker that takes it, which have failed, what their specs hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from atomfoundry.doctor.cluster_files import fworkers
+from atomfoundry.doctor.credentials import credential_paths
+from atomfoundry.doctor.database_access import PASSWORD_VARIABLE
+from atomfoundry.doctor.findings import Finding, ok, problem, warning
+from atomfoundry.doctor.registry import check
+from atomfoundry.doctor.world import LAUNCHPAD_FILE
+
+if TYPE_CHECKING:
+    from atomfoundry.doctor.world import World
+
+NO_CATEGORY = "__none__"
+SAMPLE = 100
+
+
+def takes(fworker: dict[str, Any], category: str | None, name: str | None) -> bool:
+    """Tell whether a FWorker takes jobs of a category, bound to a worker's name or not.
+
+    As FireWorks: an empty category takes all jobs, ``__none__`` those without one, any other that one exactly, a list
+    any of it.
+
+    Parameters
+    ----------
+    fworker
+        Content of a ``my_fworker.yaml``.
+    category, name
+        ``_category`` and ``_fworker`` of the jobs' spec.
+    """
+    if name is not None and fworker.get("name") != name:
+        return False
+    own = fworker.get("category") or ""
+    if isinstance(own, str):
+        return not own or (category is None if own == NO_CATEGORY else own == category)
+    return category in own
+
+
+@check("categories", "database")
+def categories(world: World) -> Iterator[Finding]:
+    """Check that there is a FWorker for every category of jobs that wait."""
+    group = {"category": "$spec._category", "fworker": "$spec._fworker", "state": "$state"}
+    stages: list[dict[str, Any]] = [
+        {"$match": {"state": {"$in": ["READY", "WAITING"]}}},
+        {"$group": {"_id": group, "count": {"$sum": 1}}},
+    ]
+    counts: dict[tuple[str | None, str | None], dict[str, int]] = {}
+    for row in world.database["fireworks"].aggregate(stages):
+        key = (row["_id"].get("category"), row["_id"].get("fworker"))
+        counts.setdefault(key, {})[row["_id"]["state"]] = row["count"]
+    workers = [content for _, content in fworkers(world)]
+    bad = []
+    for (category, name), states in sorted(counts.items(), key=str):
+        if any(takes(worker, category, name) for worker in workers):
+            continue
+        bad.append(_untaken(world, category, name, states, workers))
+    yield from bad
+    if not bad:
+        total = sum(sum(states.values()) for states in counts.values())
+        names = sorted({str(category or "no category") for category, _ in counts})
+        yield ok(
+            f"{total} jobs wait ({', '.join(names) or 'none'}), all have a FWorker", n_waiting=total, categories=names
+        )
+
+
+def _untaken(
+    world: World, category: str | None, name: str | None, states: dict[str, int], workers: list[dict[str, Any]]
+) -> Finding:
+    ready, later = states.get("READY", 0), states.get("WAITING", 0)
+    what = f"category '{category}'" if category else "no category"
+    bound = f" bound to the worker '{name}'" if name else ""
+    count = f"{ready} jobs of {what}{bound} are ready" if ready else f"{later} jobs of {what}{bound} wait for others"
+    known = ", ".join(str(worker.get("category") or "any") for worker in workers) or "none"
+    file = world.cluster / f"my_fworker_{name or category or 'all'}.yaml"
+    wanted = category or NO_CATEGORY
+    cure = (
+        f"Write 'name: {name or category or 'all'}', 'category: {wanted}' and \"query: '{{}}'\" into {file} and start "
+        "a worker with "
+        f"it, or give the jobs another profile in {world.cluster / 'profiles.yaml'}."
+    )
+    message = f"{count}, and no FWorker takes them (categories of FWorkers: {known})."
+    make = problem if ready else warning
+    return make(message, cure, category=category, fworker=name, states=states)
+
+
+@check("fizzled", "database")
+def fizzled(world: World) -> Iterator[Finding]:
+    """Count the jobs that have failed."""
+    jobs = world.database["fireworks"]
+    count = jobs.count_documents({"state": "FIZZLED"})
+    if not count:
+        rows = jobs.aggregate([{"$group": {"_id": "$state", "count": {"$sum": 1}}}])
+        states = {row["_id"]: row["count"] for row in rows}
+        text = ", ".join(f"{number} {str(state).lower()}" for state, number in sorted(states.items())) or "no jobs"
+        yield ok(f"No failed jobs ({text})", states=states)
+        return
+    some = [
+        {"fw_id": job["fw_id"], "name": job.get("name")}
+        for job in jobs.find({"state": "FIZZLED"}, {"fw_id": 1, "name": 1}).sort("fw_id", -1).limit(10)
+    ]
+    yield warning(
+        f"{count} jobs have failed, '{some[0]['name']}' ({some[0]['fw_id']}) for one.",
+        f"atomfoundry status --project {world.folder}, then atomfoundry retry --project {world.folder}",
+        count=count,
+        latest=some,
+    )
+
+
+@check("spec-credentials", "database")
+def spec_credentials(world: World) -> Iterator[Finding]:
+    """Look for credentials in the specs of a sample of jobs."""
+    known = {str(world.document(LAUNCHPAD_FILE).get("password") or ""), os.environ.get(PASSWORD_VARIABLE, "")}
+    secrets = {secret for secret in known if len(secret) >= 6}
+    looked, found = 0, []
+    for job in world.database["fireworks"].find({}, {"fw_id": 1, "spec": 1}).sort("fw_id", -1).limit(SAMPLE):
+        looked += 1
+        where = next(credential_paths(job.get("spec") or {}, secrets=secrets), None)
+        if where is not None:
+            found.append({"fw_id": job["fw_id"], "key": where})
+    if found:
+        yield problem(
+            f"{len(found)} of {looked} jobs looked at have a credential in their spec, job {found[0]['fw_id']} at "
+            f"{found[0]['key']}: "
+            "whoever reads the database has it.",
+            "Submit flows with 'atomfoundry submit', or flow_to_workflow(flow, store=None); lpad delete_wflows -i "
+            f"{found[0]['fw_id']}; change the password.",
+            jobs=found[:20],
+        )
+    else:
+        yield ok(f"No credential in the specs of {looked} jobs looked at", n_looked_at=looked)
