@@ -84,7 +84,9 @@ def variables(world: World) -> Iterator[Finding]:
     given = sorted(name for name in os.environ if name.upper().startswith(PREFIX))
     unknown = [name for name in given if name.upper() not in known]
     for name in unknown:
-        near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.6)
+        # without the prefix, which is alike in all
+        words = sorted(each.removeprefix(PREFIX) for each in known)
+        near = [PREFIX + word for word in difflib.get_close_matches(name.upper().removeprefix(PREFIX), words, n=1)]
         meant = f" Is {near[0]} meant?" if near else ""
         cure = f'export {near[0]}="${name}"; unset {name}' if near else f"unset {name}"
         yield warning(

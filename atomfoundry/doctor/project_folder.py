@@ -24,8 +24,8 @@ STALE_S = 24 * 3600.0
 """A half-written file older than this belongs to nobody any more."""
 
 
-@check("project", "project")
-def project(world: World) -> Iterator[Finding]:
+@check("schema", "project")
+def schema(world: World) -> Iterator[Finding]:
     """Check that this is a project, of a schema this Atomfoundry knows."""
     from atomfoundry.results.project import Project
 

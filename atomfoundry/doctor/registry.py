@@ -68,8 +68,8 @@ class Check:
 
     @property
     def title(self) -> str:
-        """The question, from the function's docstring."""
-        return (self.function.__doc__ or "").strip().splitlines()[0]
+        """What it does, from the function's docstring."""
+        return (self.function.__doc__ or self.name).strip().splitlines()[0]
 
     def __call__(self, world: World) -> list[Finding]:
         """Ask.
@@ -105,7 +105,13 @@ def all_checks() -> list[Check]:
     """Return all checks, in the order of the report."""
     for module in _MODULES:
         import_module(f"atomfoundry.doctor.{module}")
-    return sorted(_CHECKS.values(), key=lambda each: AREAS.index(each.area))
+    return sorted(_CHECKS.values(), key=_place)
+
+
+def _place(each: Check) -> tuple[int, int]:
+    """Order by area, then by module, whichever was imported first."""
+    module = each.function.__module__.rpartition(".")[2]
+    return AREAS.index(each.area), _MODULES.index(module) if module in _MODULES else len(_MODULES)
 
 
 def choose(only: Sequence[str] | None) -> list[Check]:

@@ -77,9 +77,11 @@ class World:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The content of ``project.json``; empty where it cannot be read, which the check ``project`` reports."""
+        """The content of ``project.json``; empty where it cannot be read, which the check ``schema`` reports."""
+        if self.project is None:
+            return {}
         try:
-            content = json.loads((self.folder / "project.json").read_text())
+            content = json.loads((self.project / "project.json").read_text())
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
