@@ -176,7 +176,7 @@ def offline(world: World) -> Iterator[Finding]:
     crontab = world.cluster / "crontab"
     lines = crontab.read_text(errors="replace").splitlines() if crontab.is_file() else []
     for number, line in enumerate(lines, start=1):
-        launches = re.search(r"\b(?:qlaunch|rlaunch|lpad recover_offline)\b", line)
+        launches = re.search(r"\b(?:qlaunch|rlaunch|recover_offline)\b", line)
         if launches and not line.lstrip().startswith("#") and (OFFLINE.search(line) or "recover_offline" in line):
             bad.append(
                 problem(

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
 PACKAGE = "atomfoundry"
-CLUSTER_PACKAGES = ("fireworks",)
-"""Needed where a project has a cluster folder."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +140,6 @@ def packages(world: World) -> Iterator[Finding]:
             )
         else:
             found[requirement.name] = version
-    if world.has_cluster:
-        bad += [
-            problem(f"{name} is not installed, and the project has a cluster folder.", f'pip install "{name}>=2.1.4"')
-            for name in CLUSTER_PACKAGES
-            if installed(name) is None
-        ]
     yield from bad
     if not bad:
         yield ok(f"{len(found)} packages in their ranges", **found)

@@ -66,7 +66,14 @@ def cluster(project: Path) -> Path:
     (project / "project.json").write_text(json.dumps({"schema_version": 1, "database": "mongodb"}))
     folder = project / "cluster"
     folder.mkdir()
-    write(folder / "my_launchpad.yaml", host="db.example", port=27017, name="foundry", username="foundry", password="s3cret-x")
+    write(
+        folder / "my_launchpad.yaml",
+        host="db.example",
+        port=27017,
+        name="foundry",
+        username="foundry",
+        password="s3cret-x",
+    )
     (folder / "my_launchpad.yaml").chmod(0o600)
     write(folder / "my_fworker_light.yaml", name="light", category="light", query="{}")
     write(folder / "FW_config.yaml", PING_TIME_SECS=300, RUN_EXPIRATION_SECS=3600, RAPIDFIRE_SLEEP_SECS=5)
@@ -83,7 +90,12 @@ def adapter(cluster: Path) -> Callable[..., Path]:
     """Write a queue adapter."""
 
     def make(name: str = "light", **content: object) -> Path:
-        base = {"_fw_name": "CommonAdapter", "_fw_q_type": "SLURM", "rocket_launch": "atomfoundry worker", "queue": "cpu"}
+        base = {
+            "_fw_name": "CommonAdapter",
+            "_fw_q_type": "SLURM",
+            "rocket_launch": "atomfoundry worker",
+            "queue": "cpu",
+        }
         return write(cluster / f"my_qadapter_{name}.yaml", **(base | content))
 
     return make

@@ -16,9 +16,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, *, free: int, inodes: int = 10**6, fil
     monkeypatch.setattr(disks.os, "statvfs", lambda folder: found)
 
 
-@pytest.mark.parametrize(
-    ("free", "status"), [(100 * 2**20, "problem"), (2 * 2**30, "warning"), (100 * 2**30, "ok")]
-)
+@pytest.mark.parametrize(("free", "status"), [(100 * 2**20, "problem"), (2 * 2**30, "warning"), (100 * 2**30, "ok")])
 def test_free_space(ask, project, monkeypatch: pytest.MonkeyPatch, free, status) -> None:
     disk(monkeypatch, free=free)
     found = ask("space", project)

@@ -38,11 +38,6 @@ def test_a_package_out_of_range_and_one_missing(ask, monkeypatch: pytest.MonkeyP
     }
 
 
-def test_a_cluster_needs_fireworks(ask, cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions(monkeypatch, fireworks=None)
-    assert any(each.cure.startswith('pip install "fireworks') for each in ask("packages", cluster.parent))
-
-
 def test_mace_beside_our_e3nn_is_a_problem(one, monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, mace_torch="0.3.16", e3nn="0.6.0")
     found = one("package-traps")

@@ -133,7 +133,9 @@ def test_no_file_yet(ask, project) -> None:
 # -- running jobs ---------------------------------------------------------------------------------------------
 
 
-def job(project: Path, *, state: str = "RUNNING", pid: int | None = None, born: float = 0.0, host: str | None = None) -> None:
+def job(
+    project: Path, *, state: str = "RUNNING", pid: int | None = None, born: float = 0.0, host: str | None = None
+) -> None:
     from atomfoundry.running.processes import host_name
 
     queue = Queue(project / "foundry.sqlite")
