@@ -20,6 +20,7 @@ MOCK_VARIABLE = "MONGOMOCK_SERVERSTORE_FILE"
 """FireWorks' own variable for a database in a file, for tests."""
 
 PATIENCE_MS = 4000
+LOGIN = {"username", "password", "authSource", "authMechanism", "authMechanismProperties"}
 KEYS = {
     "host", "port", "name", "username", "password", "logdir", "strm_lvl", "user_indices", "wf_user_indices",
     "authsource", "uri_mode", "mongoclient_kwargs", "ssl", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
@@ -89,8 +90,9 @@ def make_client(content: dict[str, Any], *, login: bool = True) -> MongoClient:
     login
         Without it user and password are left out.
     """
+    given = content.get("mongoclient_kwargs") or {}
     arguments = {
-        **(content.get("mongoclient_kwargs") or {}),
+        **{key: value for key, value in given.items() if login or key not in LOGIN},
         "serverSelectionTimeoutMS": PATIENCE_MS,
         "connectTimeoutMS": PATIENCE_MS,
         "socketTimeoutMS": 2 * PATIENCE_MS,

@@ -79,9 +79,9 @@ def fw_config(world: World) -> Iterator[Finding]:
     if not path.is_file():
         bad.append(
             warning(
-                f"{path} is missing: FireWorks' defaults wait {DEFAULT_SLEEP_S} s between jobs and notice a dead "
-                "worker after "
-                f"{DEFAULT_EXPIRATION_S // 3600} h.",
+                f"{path} is missing: rlaunch and lpad have FireWorks' defaults, wait {DEFAULT_SLEEP_S} s between jobs "
+                "and "
+                f"notice a dead worker after {DEFAULT_EXPIRATION_S // 3600} h.",
                 f'printf "PING_TIME_SECS: 300\\nRUN_EXPIRATION_SECS: 3600\\nRAPIDFIRE_SLEEP_SECS: 5\\n" > {path}',
             )
         )

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.doctor.cluster_files import fworkers
+from atomfoundry.doctor.cluster_files import fworkers, launch_words, queue_adapters
 from atomfoundry.doctor.credentials import credential_paths
 from atomfoundry.doctor.database_access import PASSWORD_VARIABLE
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
+from atomfoundry.doctor.moments import age
 from atomfoundry.doctor.registry import check
 from atomfoundry.doctor.world import LAUNCHPAD_FILE
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 NO_CATEGORY = "__none__"
 SAMPLE = 100
+RECENT = 500
+RECENT_S = 86400.0
+"""A worker that was heard of since then is taken for one that comes again."""
 
 
 def takes(fworker: dict[str, Any], category: str | None, name: str | None) -> bool:
@@ -41,9 +45,39 @@ def takes(fworker: dict[str, Any], category: str | None, name: str | None) -> bo
     return category in own
 
 
+def _of_files(world: World) -> list[dict[str, Any]]:
+    """Return the workers that the cluster folder's files start: by a FWorker file, or by ``atomfoundry worker``."""
+    found = [content for _, content in fworkers(world)]
+    for _, content in queue_adapters(world):
+        words = launch_words(content)
+        if "worker" not in words or not any(word.endswith("atomfoundry") for word in words):
+            continue
+        options: dict[str, list[str]] = {}
+        given: list[str] = []
+        for part in [piece for word in words for piece in (word.split("=", 1) if word.startswith("--") else [word])]:
+            if part.startswith("-"):
+                given = options.setdefault("--category" if part == "-c" else part, [])
+            else:
+                given.append(part)
+        found.append({"name": next(iter(options.get("--name", [])), None), "category": options.get("--category") or ""})
+    return found
+
+
+def _of_launches(world: World) -> list[dict[str, Any]]:
+    """Return the workers that were heard of in the last day."""
+    found: dict[str, dict[str, Any]] = {}
+    wanted = {"fworker": 1, "state_history": 1}
+    for launch in world.database["launches"].find({}, wanted).sort("launch_id", -1).limit(RECENT):
+        heard = age((launch.get("state_history") or [{}])[-1].get("updated_on"))
+        worker = launch.get("fworker")
+        if isinstance(worker, dict) and heard is not None and heard < RECENT_S:
+            found.setdefault(repr((worker.get("name"), worker.get("category"))), worker)
+    return list(found.values())
+
+
 @check("categories", "database")
 def categories(world: World) -> Iterator[Finding]:
-    """Check that there is a FWorker for every category of jobs that wait."""
+    """Check that there is a worker for every category of jobs that wait."""
     group = {"category": "$spec._category", "fworker": "$spec._fworker", "state": "$state"}
     stages: list[dict[str, Any]] = [
         {"$match": {"state": {"$in": ["READY", "WAITING"]}}},
@@ -53,7 +87,7 @@ def categories(world: World) -> Iterator[Finding]:
     for row in world.database["fireworks"].aggregate(stages):
         key = (row["_id"].get("category"), row["_id"].get("fworker"))
         counts.setdefault(key, {})[row["_id"]["state"]] = row["count"]
-    workers = [content for _, content in fworkers(world)]
+    workers = [*_of_files(world), *_of_launches(world)]
     bad = []
     for (category, name), states in sorted(counts.items(), key=str):
         if any(takes(worker, category, name) for worker in workers):
@@ -64,7 +98,7 @@ def categories(world: World) -> Iterator[Finding]:
         total = sum(sum(states.values()) for states in counts.values())
         names = sorted({str(category or "no category") for category, _ in counts})
         yield ok(
-            f"{total} jobs wait ({', '.join(names) or 'none'}), all have a FWorker", n_waiting=total, categories=names
+            f"{total} jobs wait ({', '.join(names) or 'none'}), all have a worker", n_waiting=total, categories=names
         )
 
 
@@ -75,17 +109,21 @@ def _untaken(
     what = f"category '{category}'" if category else "no category"
     bound = f" bound to the worker '{name}'" if name else ""
     count = f"{ready} jobs of {what}{bound} are ready" if ready else f"{later} jobs of {what}{bound} wait for others"
-    known = ", ".join(str(worker.get("category") or "any") for worker in workers) or "none"
-    file = world.cluster / f"my_fworker_{name or category or 'all'}.yaml"
+    known = ", ".join(sorted({_words(worker.get("category")) for worker in workers})) or "none"
     wanted = category or NO_CATEGORY
+    named = f" --name {name}" if name else ""
     cure = (
-        f"Write 'name: {name or category or 'all'}', 'category: {wanted}' and \"query: '{{}}'\" into {file} and start "
-        "a worker with "
-        f"it, or give the jobs another profile in {world.cluster / 'profiles.yaml'}."
+        f"atomfoundry worker --project {world.folder} --category {wanted}{named}, or a queue adapter and FWorker for "
+        "it in "
+        f"{world.cluster}, or another profile in {world.cluster / 'profiles.yaml'}."
     )
-    message = f"{count}, and no FWorker takes them (categories of FWorkers: {known})."
+    message = f"{count}, and no worker takes them (categories of known workers: {known})."
     make = problem if ready else warning
     return make(message, cure, category=category, fworker=name, states=states)
+
+
+def _words(category: Any) -> str:
+    return (", ".join(category) if isinstance(category, list) else str(category or "")) or "any"
 
 
 @check("fizzled", "database")
@@ -127,8 +165,8 @@ def spec_credentials(world: World) -> Iterator[Finding]:
             f"{len(found)} of {looked} jobs looked at have a credential in their spec, job {found[0]['fw_id']} at "
             f"{found[0]['key']}: "
             "whoever reads the database has it.",
-            "Submit flows with 'atomfoundry submit', or flow_to_workflow(flow, store=None); lpad delete_wflows -i "
-            f"{found[0]['fw_id']}; change the password.",
+            "Change the password; submit flows with 'atomfoundry submit', or flow_to_workflow(flow, store=None); then "
+            f"lpad -l {world.cluster / LAUNCHPAD_FILE} delete_wflows -i {found[0]['fw_id']}",
             jobs=found[:20],
         )
     else:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.doctor.findings import Finding, ok, problem, warning
+from atomfoundry.doctor.findings import Finding, ok, problem, skipped, warning
 from atomfoundry.doctor.registry import check
-from atomfoundry.doctor.world import CLUSTER_FOLDER
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
 INDEXES: dict[str, tuple[str, ...]] = {
-    "fireworks": ("fw_id", "state", "spec._category", "launches"),
+    "fireworks": ("fw_id", "state", "spec._category"),
     "launches": ("launch_id", "fw_id", "state"),
     "workflows": ("nodes",),
     "outputs": ("uuid",),
@@ -25,8 +24,12 @@ INDEXES: dict[str, tuple[str, ...]] = {
 UNIQUE = {("fireworks", "fw_id"), ("launches", "launch_id")}
 
 
-def _tuneup(world: World) -> str:
-    return f"lpad -c {world.folder / CLUSTER_FOLDER} admin tuneup --full"
+def _remake(world: World) -> str:
+    """Return the command that makes FireWorks' indexes and ours; it needs no downtime."""
+    return (
+        'python -c "from atomfoundry.results.project import Project; from atomfoundry.running.cluster.launchpad import '
+        f"open_launchpad; p = Project.open('{world.folder}'); open_launchpad(p).ensure_indexes(); p.ensure_indexes()\""
+    )
 
 
 def _first_fields(database: Database, collection: str) -> dict[str, bool]:
@@ -56,17 +59,16 @@ def mongodb_indexes(world: World) -> Iterator[Finding]:
             if (collection, field) in UNIQUE and field in indexes and not indexes[field]
         ]
     if missing:
-        ours = any(name.startswith(("outputs.", "labels.")) for name in missing)
-        cure = _tuneup(world)
-        if ours:
-            cure += f"; for outputs and labels: atomfoundry results models --project {world.folder}"
         yield warning(
-            f"Indexes are missing: {', '.join(missing)}. Claims and queries read everything.", cure, missing=missing
+            f"Indexes are missing: {', '.join(missing)}. Claims and queries read everything.",
+            _remake(world),
+            missing=missing,
         )
     if double:
+        drops = "; ".join(f"db.{name.replace('.', '.dropIndex({', 1)}: 1}})" for name in double)
         yield warning(
             f"The indexes of {', '.join(double)} are not unique: two jobs may get the same id.",
-            _tuneup(world),
+            f"mongosh {database.name}: {drops}; then {_remake(world)}",
             indexes=double,
         )
     if not missing and not double:
@@ -82,13 +84,9 @@ def mongodb_ids(world: World) -> Iterator[Finding]:
     top_launch = _largest(database, "launches", "launch_id")
     right = f"{{next_fw_id: {top + 1}, next_launch_id: {top_launch + 1}}}"
     name = database.name
-    details = {"counters": counters, "largest_fw_id": top, "largest_launch_id": top_launch}
+    details: dict[str, Any] = {"counters": counters, "largest_fw_id": top, "largest_launch_id": top_launch}
     if not counters and not top:
-        yield problem(
-            f"The database '{name}' is not a LaunchPad yet: the counter of ids (fw_id_assigner) is missing.",
-            f"lpad -c {world.cluster} reset (only while the database is empty)",
-            **details,
-        )
+        yield skipped("No jobs yet: the first 'atomfoundry submit' makes the counter of ids", **details)
     elif not counters:
         yield problem(
             f"The counter of ids (fw_id_assigner) of '{name}' is missing: no job can be added.",

@@ -143,7 +143,7 @@ def scheduler(world: World) -> Iterator[Finding]:
             missing=missing,
         )
         return
-    answer = ask([COMMANDS[kind][1], *(["-h", "-t", "all", "--me"] if kind == "SLURM" else [])])
+    answer = ask([COMMANDS[kind][1], *(["-h", "--me"] if kind == "SLURM" else [])])
     if not answer.ok:
         yield problem(
             f"{COMMANDS[kind][1]} failed: {answer.last_line}", f"{COMMANDS[kind][1]}; ask for the queue's state."
@@ -183,9 +183,8 @@ def _compare(where: str, wanted: dict[str, Any], known: dict[str, Partition]) ->
         if partition is None:
             near = nearest(queue, known)
             hint = f"Write 'queue: {near}'" if near else f"Write one of {', '.join(sorted(known))} as 'queue'"
-            yield problem(
-                f"There is no partition '{queue}' ({where}).", f"{hint} there; 'sinfo -a' lists them.", queue=queue
-            )
+            hint += f" for {where}"
+            yield problem(f"There is no partition '{queue}' ({where}).", f"{hint}; 'sinfo -a' lists them.", queue=queue)
             continue
         if not partition.up:
             yield warning(
@@ -197,7 +196,7 @@ def _compare(where: str, wanted: dict[str, Any], known: dict[str, Partition]) ->
                 f"{where} asks for {time / 3600:g} h, but partition '{queue}' grants {limit / 3600:g} h: its jobs wait "
                 "for "
                 "ever.",
-                f"Write 'wall_time: {int(limit)}' (or walltime in a queue adapter) there.",
+                f"Write 'wall_time: {int(limit)}' (in a queue adapter: walltime) for {where}.",
                 asked=time,
                 granted=limit,
             )
@@ -209,7 +208,7 @@ def _compare(where: str, wanted: dict[str, Any], known: dict[str, Partition]) ->
             if isinstance(value, int) and granted and value > granted:
                 yield problem(
                     f"{where} asks for {value} {unit} a node; the largest node of partition '{queue}' has {granted}.",
-                    f"Write '{key}: {granted}' there.",
+                    f"Write '{key}: {granted}' for {where}.",
                     asked=value,
                     granted=granted,
                 )

@@ -284,7 +284,7 @@ def test_commands_of_the_queue_that_are_missing(one, cluster, adapter, monkeypat
 @pytest.mark.parametrize(
     ("profile", "status", "message", "cure"),
     [
-        ({"queue": "gpus"}, "problem", "no partition 'gpus' (profile 'big' in", "Write 'queue: gpu' there"),
+        ({"queue": "gpus"}, "problem", "no partition 'gpus' (profile 'big' in", "Write 'queue: gpu' for profile 'big'"),
         ({"queue": "old"}, "warning", "'old' takes no jobs", "sinfo -p old"),
         ({"queue": "gpu", "wall_time": "48:00:00"}, "problem", "asks for 48 h, but", "'wall_time: 86400'"),
         ({"queue": "gpu", "cores": 32}, "problem", "asks for 32 cores a node", "'cores: 16'"),

@@ -240,6 +240,9 @@ def test_a_client_with_and_without_login(server, monkeypatch: pytest.MonkeyPatch
     assert server.arguments[-1][1]["authSource"] == "foundry"
     make_client({"host": "mongodb://u:p@db.example/x", "uri_mode": True}, login=False)
     assert server.arguments[-1][0] == ("mongodb://db.example/x",)
+    make_client({**LOCAL, "mongoclient_kwargs": {"tls": True, "authMechanism": "MONGODB-X509"}}, login=False)
+    assert server.arguments[-1][1]["tls"] is True
+    assert "authMechanism" not in server.arguments[-1][1]
     assert server.arguments[-1][1]["serverSelectionTimeoutMS"] == database_access.PATIENCE_MS
 
 
@@ -258,20 +261,21 @@ def test_missing_indexes(one, cluster, launchpad) -> None:
     launchpad.db.outputs.insert_one({"uuid": "u", "index": 1})
     found = one("mongodb-indexes", cluster.parent)
     assert found.details["missing"] == ["fireworks.spec._category", "outputs.uuid"]
-    assert found.cure.startswith(f"lpad -c {cluster} admin tuneup --full")
-    assert f"atomfoundry results models --project {cluster.parent}" in found.cure
+    assert f"p = Project.open('{cluster.parent}'); open_launchpad(p).ensure_indexes(); p.ensure_indexes()" in found.cure
 
 
 def test_an_index_of_ids_that_is_not_unique(one, cluster, launchpad) -> None:
     launchpad.fireworks.drop_index("fw_id_1")
     launchpad.fireworks.create_index("fw_id")
-    assert "fireworks.fw_id are not unique" in one("mongodb-indexes", cluster.parent).message
+    found = one("mongodb-indexes", cluster.parent)
+    assert "fireworks.fw_id are not unique" in found.message
+    assert found.cure.startswith("mongosh foundry: db.fireworks.dropIndex({fw_id: 1}); then python -c")
 
 
-def test_no_launchpad_in_the_database(one, cluster, server) -> None:
+def test_nothing_submitted_yet(one, cluster, server) -> None:
     found = one("mongodb-ids", cluster.parent)
-    assert "is not a LaunchPad yet" in found.message
-    assert found.cure.startswith(f"lpad -c {cluster} reset")
+    assert found.status == "skipped"
+    assert "atomfoundry submit" in found.message
 
 
 def test_a_lost_counter_of_ids(one, cluster, launchpad) -> None:
@@ -302,10 +306,30 @@ def test_a_category_without_a_worker(one, cluster, launchpad) -> None:
     found = one("categories", cluster.parent)
     assert found.status == "problem"
     assert found.message == (
-        "2 jobs of category 'gpu' are ready, and no FWorker takes them (categories of FWorkers: light)."
+        "2 jobs of category 'gpu' are ready, and no worker takes them (categories of known workers: light)."
     )
-    assert str(cluster / "my_fworker_gpu.yaml") in found.cure
-    assert "'category: gpu'" in found.cure
+    assert found.cure.startswith(f"atomfoundry worker --project {cluster.parent} --category gpu")
+
+
+def test_a_worker_that_a_queue_adapter_starts(one, cluster, launchpad, adapter) -> None:
+    add(launchpad, "train", _category="gpu")
+    adapter("gpu", rocket_launch="/e/bin/atomfoundry worker --project /p --category md -n 4 --category=gpu")
+    assert one("categories", cluster.parent).status == "ok"
+    adapter("gpu", rocket_launch="/e/bin/atomfoundry worker --project /p -c md -c dft")
+    assert "categories of known workers: light, md, dft" in one("categories", cluster.parent).message
+    adapter("gpu", rocket_launch="atomfoundry worker --project /p")  # takes all
+    assert one("categories", cluster.parent).status == "ok"
+
+
+def test_a_worker_that_was_heard_of(one, cluster, launchpad) -> None:
+    from fireworks import FWorker
+
+    add(launchpad, "train", _category="gpu")
+    add(launchpad, "train", _category="gpu")
+    _, number = launchpad.checkout_fw(FWorker(name="by hand", category="gpu"), str(cluster))
+    assert one("categories", cluster.parent).status == "ok"
+    launchpad.ping_launch(number, ptime=datetime.now(UTC) - timedelta(days=3))
+    assert one("categories", cluster.parent).status == "problem"
 
 
 def test_a_category_that_is_only_needed_later(one, cluster, launchpad) -> None:
@@ -375,6 +399,8 @@ def test_how_long_a_job_may_be_silent_is_fireworks_setting(one, cluster, launchp
     assert one("heartbeats", cluster.parent).status == "ok"
     (cluster / "FW_config.yaml").unlink()  # FireWorks' own default is 4 h as well
     assert one("heartbeats", cluster.parent).status == "ok"
+    launchpad.fireworks.update_many({}, {"$set": {"spec.foundry": {"uuid": "u"}}})  # ours is heard of every minute
+    assert one("heartbeats", cluster.parent).status == "warning"
 
 
 def test_a_reservation_without_a_launch(one, cluster, launchpad) -> None:
@@ -494,6 +520,6 @@ def test_the_command_on_fireworks_database_in_a_file(cluster, tmp_path) -> None:
     words = ["-m", "atomfoundry.cli.main", "doctor", "--project", str(cluster.parent), "--only", "database"]
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "1 jobs of category 'gpu' are ready" in done.stdout
+    assert "1 jobs of category 'gpu' are ready, and no worker takes them" in done.stdout
     assert "stand-in" in done.stdout
     assert "s3cret" not in done.stdout
