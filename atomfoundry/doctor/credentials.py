@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atomfoundry.doctor.database_access import PASSWORD_VARIABLE
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
 from atomfoundry.doctor.registry import check
 from atomfoundry.doctor.world import LAUNCHPAD_FILE
@@ -17,18 +19,30 @@ from atomfoundry.settings import DEFAULT_SETTINGS_FILE
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
-ALLOWED = {LAUNCHPAD_FILE, "jobflow.yaml"}
+PASSWORDS_FILE = "mongodb/passwords.env"
+ALLOWED = (LAUNCHPAD_FILE, "jobflow.yaml", PASSWORDS_FILE)
 """The only files of the cluster folder that may hold a credential."""
-IN_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@'\"]+:(?P<secret>[^@\s'\"/]+)@")
-IN_LINE = re.compile(
-    r"(?im)^[^#\n]*\b(?:password|passwd|secret|token|api_key|materials_project_key|ATOMFOUNDRY_MONGODB_PASSWORD|"
-    r"ATOMFOUNDRY_MATERIALS_PROJECT_KEY)\b[\"']?[ \t]*[:=][ \t]*[\"']?(?P<secret>[^\s\"'#,}]+)"
+_KEY = r"[\w.]*(?:password|passwd|secret|token|api_key|project_key)"
+PATTERNS = (
+    # a URI with user and password
+    re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@'\"]+:(?P<secret>[^@\s'\"/]+)@"),
+    # NAME_PASSWORD=..., as shells, cron and systemd have it
+    re.compile(
+        r"(?m)^[^#\n]*?\b[A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|PROJECT_KEY)=[\"']?(?P<secret>[^\s\"'#,;]+)"
+    ),
+    # a line 'password: ...' of YAML; prose goes on after the word
+    re.compile(rf"(?im)^[ \t]*(?:- )?{_KEY}[ \t]*:[ \t]*[\"']?(?P<secret>[^\s\"'#,}}]+)[\"']?[ \t]*(?:#.*)?$"),
+    # the same in JSON
+    re.compile(rf"(?i)[\"']{_KEY}[\"'][ \t]*:[ \t]*[\"'](?P<secret>[^\"'\n]+)[\"']"),
 )
-HARMLESS = re.compile(r"^(?:null|none|~|true|false|\$.*|<.*>|\*+|\{\{.*|changeme)$", re.IGNORECASE)
+HARMLESS = re.compile(r"^(?:null|none|~|true|false|\$.*|%.*|<.*>?|\*+|\{\{.*|changeme)$", re.IGNORECASE)
 LARGEST = 2**20
+MOST = 3000
+SHORTEST = 8
+"""A shorter password is not looked for by itself: it may be a word."""
 
 
-def holds_credential(text: str) -> bool:
+def holds_credential(text: str, secrets: Iterable[str] = ()) -> bool:
     """Tell whether a text has a password, a token or a URI with a password.
 
     References such as ``$PASSWORD`` and empty values are none.
@@ -37,14 +51,33 @@ def holds_credential(text: str) -> bool:
     ----------
     text
         Content of a file.
+    secrets
+        Passwords that are known: found wherever they stand.
     """
-    return any(
-        not HARMLESS.match(found.group("secret")) for pattern in (IN_URI, IN_LINE) for found in pattern.finditer(text)
-    )
+    found = (match.group("secret") for pattern in PATTERNS for match in pattern.finditer(text))
+    return any(not HARMLESS.match(secret) for secret in found) or any(secret in text for secret in secrets)
+
+
+def known_secrets(world: World) -> set[str]:
+    """Return the passwords in the files where they belong.
+
+    Parameters
+    ----------
+    world
+        What to look at.
+    """
+    found = {os.environ.get(PASSWORD_VARIABLE, "")}
+    for name in ALLOWED:
+        try:
+            text = (world.cluster / name).read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        found |= {match.group("secret") for pattern in PATTERNS for match in pattern.finditer(text)}
+    return {secret for secret in found if len(secret) >= SHORTEST and not HARMLESS.match(secret)}
 
 
 def _texts(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.rglob("*")):
+    for path in islice(sorted(folder.rglob("*")), MOST):
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
             try:
                 yield path, path.read_text()
@@ -75,8 +108,9 @@ def file_modes(world: World) -> Iterator[Finding]:
     """Check that files with credentials are readable by their owner alone."""
     bad = []
     looked = 0
+    secrets = known_secrets(world)
     for path, text in _texts(world.cluster):
-        if not holds_credential(text):
+        if not holds_credential(text, secrets):
             continue
         looked += 1
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -105,13 +139,14 @@ def file_modes(world: World) -> Iterator[Finding]:
 def credentials(world: World) -> Iterator[Finding]:
     """Check that credentials are nowhere but in ``my_launchpad.yaml`` and ``jobflow.yaml``."""
     bad = []
+    secrets = known_secrets(world)
     for path, text in _texts(world.cluster):
-        if path.name in ALLOWED and path.parent == world.cluster:
+        if path.relative_to(world.cluster).as_posix() in ALLOWED:
             continue
-        if holds_credential(text):
+        if holds_credential(text, secrets):
             bad.append(
                 problem(
-                    f"{path} holds a credential; only {' and '.join(sorted(ALLOWED))} may.",
+                    f"{path} holds a credential; only {', '.join(ALLOWED)} may.",
                     f"Remove it from {path}, write it into {world.cluster / LAUNCHPAD_FILE} (mode 0600), and change "
                     "the "
                     "password.",
@@ -159,6 +194,6 @@ def credential_paths(content: Any, *, secrets: set[str], where: str = "") -> Ite
         for number, value in enumerate(content):
             yield from credential_paths(value, secrets=secrets, where=f"{where}.{number}")
     elif isinstance(content, str):
-        found = IN_URI.search(content)
+        found = PATTERNS[0].search(content)
         if (found and not HARMLESS.match(found.group("secret"))) or any(secret in content for secret in secrets):
             yield where

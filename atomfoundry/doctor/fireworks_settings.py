@@ -99,7 +99,8 @@ def fw_config(world: World) -> Iterator[Finding]:
     bad += _times(path, content)
     yield from bad
     if not bad:
-        yield ok(f"{path}: {', '.join(f'{key} {value}' for key, value in content.items()) or 'empty'}", **content)
+        ping, lost = seconds(content, "PING_TIME_SECS", DEFAULT_PING_S), expiration(world)
+        yield ok(f"{path}: a job is heard of every {ping:g} s, lost after {lost:g} s", settings=content)
 
 
 def _competitors(path: Path) -> Iterator[Finding]:

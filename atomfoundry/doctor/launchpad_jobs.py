@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.doctor.cluster_files import fworkers, launch_words, queue_adapters
-from atomfoundry.doctor.credentials import credential_paths
-from atomfoundry.doctor.database_access import PASSWORD_VARIABLE
+from atomfoundry.doctor.credentials import credential_paths, known_secrets
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
 from atomfoundry.doctor.moments import age
 from atomfoundry.doctor.registry import check
@@ -17,6 +16,7 @@ from atomfoundry.doctor.world import LAUNCHPAD_FILE
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
+OURS = re.compile(r"(?:^|/)atomfoundry(?:\.cli\.main)?$")
 NO_CATEGORY = "__none__"
 SAMPLE = 100
 RECENT = 500
@@ -50,7 +50,7 @@ def _of_files(world: World) -> list[dict[str, Any]]:
     found = [content for _, content in fworkers(world)]
     for _, content in queue_adapters(world):
         words = launch_words(content)
-        if "worker" not in words or not any(word.endswith("atomfoundry") for word in words):
+        if "worker" not in words or not any(OURS.search(word) for word in words):
             continue
         options: dict[str, list[str]] = {}
         given: list[str] = []
@@ -152,8 +152,7 @@ def fizzled(world: World) -> Iterator[Finding]:
 @check("spec-credentials", "database")
 def spec_credentials(world: World) -> Iterator[Finding]:
     """Look for credentials in the specs of a sample of jobs."""
-    known = {str(world.document(LAUNCHPAD_FILE).get("password") or ""), os.environ.get(PASSWORD_VARIABLE, "")}
-    secrets = {secret for secret in known if len(secret) >= 6}
+    secrets = known_secrets(world)
     looked, found = 0, []
     for job in world.database["fireworks"].find({}, {"fw_id": 1, "spec": 1}).sort("fw_id", -1).limit(SAMPLE):
         looked += 1

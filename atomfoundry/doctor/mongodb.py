@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -70,7 +71,7 @@ def mongodb(world: World) -> Iterator[Finding]:
 
 def _unreachable(error: Exception, where: str, content: dict[str, Any], path: str) -> Finding:
     """Say why the database could not be opened, without what may be secret in the error's text."""
-    text = str(error).split(", Timeout:")[0]
+    text = re.split(r", Timeout:| \(configured timeouts", str(error))[0]
     password = content.get("password")
     if password:
         text = text.replace(str(password), "...")

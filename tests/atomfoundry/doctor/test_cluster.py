@@ -130,6 +130,14 @@ def test_offline_recovery_in_the_crontab(one, cluster) -> None:
         ("host: mongodb://u:$PW@db/x", False),
         ("host: mongodb://db.example:27017/x", False),
         ("passwords are elsewhere", False),
+        ("| `my_launchpad.yaml` | the database, with its password: mode 0600 |", False),
+        ("password: it is in the other file", False),
+        ('--config <(printf "password: %s\\n" "$MONGO_PASSWORD")', False),
+        ("admin, secret = values['A'], values['ROOT_PASSWORD']", False),
+        ("MongoClient(username=admin, password=secret)", False),
+        ('Environment="DB_PASSWORD=hunter2"', True),
+        ("DB_PASSWORD=hunter2 /usr/bin/worker", True),
+        ("  - password: 'hunter2'  # of the database", True),
     ],
 )
 def test_what_a_credential_is(text, found) -> None:
@@ -162,9 +170,31 @@ def test_credentials_where_none_may_be(one, cluster, name) -> None:
     path.chmod(0o600)
     found = one("credentials", cluster.parent)
     assert found.status == "problem"
-    assert found.message == f"{path} holds a credential; only jobflow.yaml and my_launchpad.yaml may."
+    assert (
+        found.message == f"{path} holds a credential; only my_launchpad.yaml, jobflow.yaml, mongodb/passwords.env may."
+    )
     assert f"Remove it from {path}" in found.cure
     assert "hunter22" not in str(found)
+
+
+def test_a_known_password_is_found_wherever_it_stands(one, cluster) -> None:
+    path = cluster / "notes.txt"
+    path.write_text("ask for s3cret-x there")
+    path.chmod(0o644)
+    found = one("credentials", cluster.parent)
+    assert found.details["path"] == str(path)
+    assert one("file-modes", cluster.parent).details["path"] == str(path)
+
+
+def test_the_passwords_of_a_new_database_have_a_file_of_their_own(one, cluster) -> None:
+    path = cluster / "mongodb" / "passwords.env"
+    path.parent.mkdir()
+    path.write_text("MONGO_INITDB_ROOT_PASSWORD=hunter22222\n")
+    path.chmod(0o600)
+    assert one("credentials", cluster.parent).status == "ok"
+    assert one("file-modes", cluster.parent).message.startswith("2 files with credentials")
+    (cluster / "README.md").write_text("it is hunter22222")
+    assert "README.md holds a credential" in one("credentials", cluster.parent).message
 
 
 def test_credentials_in_the_project_file(one, cluster) -> None:

@@ -317,6 +317,8 @@ def test_a_worker_that_a_queue_adapter_starts(one, cluster, launchpad, adapter) 
     assert one("categories", cluster.parent).status == "ok"
     adapter("gpu", rocket_launch="/e/bin/atomfoundry worker --project /p -c md -c dft")
     assert "categories of known workers: light, md, dft" in one("categories", cluster.parent).message
+    adapter("gpu", rocket_launch="exec /e/bin/python -m atomfoundry.cli.main worker --category gpu --parallel 1")
+    assert one("categories", cluster.parent).status == "ok"
     adapter("gpu", rocket_launch="atomfoundry worker --project /p")  # takes all
     assert one("categories", cluster.parent).status == "ok"
 
