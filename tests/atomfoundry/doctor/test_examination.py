@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,15 @@ def test_every_check_has_a_title_and_an_area() -> None:
         assert check.area in AREAS
         assert check.title.endswith(".")
         assert 1 <= check.limit <= 60
+
+
+def test_the_manual_names_every_check_and_no_other() -> None:
+    page = Path(__file__).parents[3] / "docs" / "doctor.md"
+    named = set()
+    for line in page.read_text().splitlines():
+        if line.startswith("| `"):
+            named |= set(re.findall(r"`([a-z0-9-]+)`", line.split("|")[1]))
+    assert named == {check.name for check in all_checks()}
 
 
 def test_broken_settings_silence_what_needs_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
