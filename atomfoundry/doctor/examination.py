@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atomfoundry.doctor.findings import DoctorReport, Finding
@@ -16,6 +16,10 @@ from atomfoundry.errors import AtomfoundryError
 
 AT_ONCE = 4
 """Checks that run at the same time; what hangs is not counted."""
+SHORT_LIMIT_S = 2.0
+"""Limit of the checks that are begun when ``MANY_HUNG`` have hung: on a dead file server nearly all will."""
+MANY_HUNG = 3
+FOLDER_LIMIT_S = 10.0
 
 Outcome = list[Finding] | BaseException
 
@@ -81,7 +85,18 @@ def _possible(checks: Sequence[Check], world: World) -> tuple[list[Finding], lis
                 "atomfoundry doctor --project DIR",
             )
         )
-    if not world.has_cluster:
+    has_cluster = _in_time(lambda: world.has_cluster, FOLDER_LIMIT_S)
+    if has_cluster is None:
+        areas |= {"project", "cluster", "database"}
+        absent.append(
+            Finding(
+                "project",
+                "problem",
+                f"The folder {world.project} gave no answer in {FOLDER_LIMIT_S:g} s: its file system hangs.",
+                f"df {world.project}; mount | grep nfs; ask for the file server's state.",
+            )
+        )
+    elif not has_cluster:
         areas |= {"cluster", "database"}
         where = "" if world.project is None else f" ({world.project / 'cluster'} does not exist)"
         absent.append(Finding("cluster", "skipped", f"No cluster folder{where}: nothing of a cluster is checked."))
@@ -89,7 +104,19 @@ def _possible(checks: Sequence[Check], world: World) -> tuple[list[Finding], lis
     shown = [
         finding for finding in absent if finding.check in asked or (finding.check == "cluster" and "database" in asked)
     ]
+    if has_cluster is None and not shown and asked & areas:
+        shown = absent
     return shown, [check for check in checks if check.area not in areas]
+
+
+def _in_time(function: Callable[[], bool], limit: float) -> bool | None:
+    """Ask a question in a thread; None if it is not answered in time."""
+    answers: queue.Queue[bool] = queue.Queue()
+    threading.Thread(target=lambda: answers.put(function()), daemon=True).start()
+    try:
+        return answers.get(timeout=limit)
+    except queue.Empty:
+        return None
 
 
 def examine(checks: Sequence[Check], world: World) -> list[Outcome]:
@@ -114,6 +141,7 @@ def examine(checks: Sequence[Check], world: World) -> list[Outcome]:
     answers: queue.Queue[tuple[int, Outcome]] = queue.Queue()
     waiting = list(range(len(checks)))[::-1]
     deadlines: dict[int, float] = {}
+    limits: dict[int, float] = {}
 
     def ask(number: int) -> None:
         try:
@@ -125,7 +153,9 @@ def examine(checks: Sequence[Check], world: World) -> list[Outcome]:
     while waiting or deadlines:
         while waiting and len(deadlines) < AT_ONCE:
             number = waiting.pop()
-            deadlines[number] = time.monotonic() + checks[number].limit
+            hung = sum(isinstance(outcome, TimeoutError) for outcome in outcomes.values())
+            limits[number] = checks[number].limit if hung < MANY_HUNG else min(checks[number].limit, SHORT_LIMIT_S)
+            deadlines[number] = time.monotonic() + limits[number]
             threading.Thread(target=ask, args=(number,), daemon=True, name=f"doctor-{checks[number].name}").start()
         try:
             number, outcome = answers.get(timeout=max(0.0, min(deadlines.values()) - time.monotonic()))
@@ -133,7 +163,7 @@ def examine(checks: Sequence[Check], world: World) -> list[Outcome]:
             now = time.monotonic()
             for number in [each for each, deadline in deadlines.items() if deadline <= now]:
                 del deadlines[number]
-                outcomes[number] = TimeoutError(f"no answer in {checks[number].limit:g} s")
+                outcomes[number] = TimeoutError(f"no answer in {limits[number]:g} s")
             continue
         if number in deadlines:  # else it was given up
             del deadlines[number]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CLUSTER_FOLDER = "cluster"
 LAUNCHPAD_FILE = "my_launchpad.yaml"
+CONNECT_LIMIT_S = 8.0
+"""All checks together wait so long for the database."""
 
 
 class UnansweredError(Exception):
@@ -40,6 +43,8 @@ class World:
         self.project = None if project is None else Path(project).expanduser().absolute()
         self.mounts_file = Path(mounts)
         self._lock = threading.Lock()
+        self._connected = threading.Event()
+        self._connecting_since: float | None = None
         self._database: Database | None = None
         self._database_error: Exception | None = None
 
@@ -142,20 +147,28 @@ class World:
         Raises
         ------
         Exception
-            Whatever opening it raised the first time.
+            Whatever opening it raised; ``TimeoutError`` where it does not come to an end.
         """
+        with self._lock:
+            if self._connecting_since is None:
+                self._connecting_since = time.monotonic()
+                threading.Thread(target=self._open, daemon=True, name="doctor-database").start()
+        left = self._connecting_since + CONNECT_LIMIT_S - time.monotonic()
+        if not self._connected.wait(max(0.0, left)):
+            raise TimeoutError(f"it has not let us in after {CONNECT_LIMIT_S:g} s")
+        if self._database_error is not None:
+            raise self._database_error
+        assert self._database is not None
+        return self._database
+
+    def _open(self) -> None:
         from atomfoundry.doctor.database_access import open_database
 
-        with self._lock:
-            if self._database_error is not None:
-                raise self._database_error
-            if self._database is None:
-                try:
-                    self._database = open_database(self.cluster / LAUNCHPAD_FILE)
-                except Exception as error:
-                    self._database_error = error
-                    raise
-            return self._database
+        try:
+            self._database = open_database(self.cluster / LAUNCHPAD_FILE)
+        except Exception as error:  # it is raised where the database is asked for
+            self._database_error = error
+        self._connected.set()
 
     @property
     def database(self) -> Database:

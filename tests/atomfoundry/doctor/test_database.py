@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,17 @@ def test_why_a_server_refuses(one, cluster, monkeypatch: pytest.MonkeyPatch, err
     assert message in found.message
     assert cure in found.cure
     assert "s3cret" not in str(found)
+
+
+def test_a_server_that_hangs_is_waited_for_once(ask, cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atomfoundry.doctor import world
+
+    monkeypatch.setattr(database_access, "open_database", lambda path: time.sleep(30))
+    monkeypatch.setattr(world, "CONNECT_LIMIT_S", 0.3)
+    found = {each.status: each for each in ask("database", cluster.parent) if each.check != "mongodb-tls"}
+    assert "does not answer: it has not let us in after 0.3 s" in found["problem"].message
+    assert "locks" in found["skipped"].message
+    assert set(found) == {"problem", "skipped"}
 
 
 def test_no_launchpad_file(ask, cluster) -> None:

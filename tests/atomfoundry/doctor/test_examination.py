@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atomfoundry.doctor import World, all_checks, run_checks
+from atomfoundry.doctor import World, all_checks, examination, run_checks
 from atomfoundry.doctor.examination import examine
 from atomfoundry.doctor.findings import Finding, ok
 from atomfoundry.doctor.registry import _CHECKS, AREAS, Check
@@ -33,6 +33,30 @@ def test_a_hanging_check_is_left_behind_and_the_others_go_on() -> None:
     assert time.monotonic() - started < 5  # six that hang, four at a time, are two limits
     assert [type(each).__name__ for each in outcomes] == ["TimeoutError"] * 6 + ["list"]
     assert outcomes[-1] == [Finding("quick", "ok", "fine")]
+
+
+def test_after_some_have_hung_the_others_get_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "SHORT_LIMIT_S", 0.05)
+
+    def hangs(world):
+        time.sleep(30)
+        yield ok("never")
+
+    checks = [Check(f"hangs{n}", "machine", hangs, limit=0.4) for n in range(24)]
+    outcomes = [str(each) for each in examine(checks, World())]
+    assert outcomes[:4] == ["no answer in 0.4 s"] * 4
+    assert outcomes[8:] == ["no answer in 0.05 s"] * 16
+
+
+def test_a_project_on_a_dead_file_server_is_one_finding(project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "has_cluster", property(lambda self: bool(time.sleep(30))))
+    monkeypatch.setattr(examination, "FOLDER_LIMIT_S", 0.1)
+    for only in ("project", "database"):
+        report = run_checks(project, only=only)
+        assert [(each.check, each.status) for each in report.findings] == [("project", "problem")]
+        assert f"The folder {project} gave no answer" in report.findings[0].message
+        assert f"df {project}" in report.findings[0].cure
+    assert run_checks(project, only="variables").ok
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, function, limit: float = 5.0) -> Finding:
