@@ -108,7 +108,7 @@ def _untaken(
     ready, later = states.get("READY", 0), states.get("WAITING", 0)
     what = f"category '{category}'" if category else "no category"
     bound = f" bound to the worker '{name}'" if name else ""
-    count = f"{ready} jobs of {what}{bound} are ready" if ready else f"{later} jobs of {what}{bound} wait for others"
+    count = f"Ready jobs of {what}{bound}: {ready}" if ready else f"Jobs of {what}{bound} that wait for others: {later}"
     known = ", ".join(sorted({_words(worker.get("category")) for worker in workers})) or "none"
     wanted = category or NO_CATEGORY
     named = f" --name {name}" if name else ""
@@ -117,7 +117,7 @@ def _untaken(
         "it in "
         f"{world.cluster}, or another profile in {world.cluster / 'profiles.yaml'}."
     )
-    message = f"{count}, and no worker takes them (categories of known workers: {known})."
+    message = f"{count}; no worker takes them (categories of known workers: {known})."
     make = problem if ready else warning
     return make(message, cure, category=category, fworker=name, states=states)
 
@@ -142,7 +142,7 @@ def fizzled(world: World) -> Iterator[Finding]:
         for job in jobs.find({"state": "FIZZLED"}, {"fw_id": 1, "name": 1}).sort("fw_id", -1).limit(10)
     ]
     yield warning(
-        f"{count} jobs have failed, '{some[0]['name']}' ({some[0]['fw_id']}) for one.",
+        f"Failed jobs: {count}; the last is '{some[0]['name']}' ({some[0]['fw_id']}).",
         f"atomfoundry status --project {world.folder}, then atomfoundry retry --project {world.folder}",
         count=count,
         latest=some,

@@ -137,7 +137,7 @@ def running_jobs(world: World) -> Iterator[Finding]:
         )
     elif counts.get("FAILED"):
         yield warning(
-            f"{counts['FAILED']} jobs have failed.",
+            f"Failed jobs: {counts['FAILED']}.",
             f"atomfoundry status --project {world.folder}, then atomfoundry retry --project {world.folder}",
             states=counts,
         )

@@ -37,11 +37,11 @@ _MODULES = (
     "fireworks_settings",
     "scheduler",
     "worker_environment",
-    "worker_hosts",
     "mongodb",
     "mongodb_content",
     "launchpad_jobs",
     "launchpad_leftovers",
+    "worker_hosts",
 )
 
 

@@ -318,7 +318,7 @@ def test_a_category_without_a_worker(one, cluster, launchpad) -> None:
     found = one("categories", cluster.parent)
     assert found.status == "problem"
     assert found.message == (
-        "2 jobs of category 'gpu' are ready, and no worker takes them (categories of known workers: light)."
+        "Ready jobs of category 'gpu': 2; no worker takes them (categories of known workers: light)."
     )
     assert found.cure.startswith(f"atomfoundry worker --project {cluster.parent} --category gpu")
 
@@ -369,7 +369,7 @@ def test_failed_jobs(one, cluster, launchpad) -> None:
     (number,) = add(launchpad, "label Si")
     launchpad.fireworks.update_one({"fw_id": number}, {"$set": {"state": "FIZZLED"}})
     found = one("fizzled", cluster.parent)
-    assert found.message == f"1 jobs have failed, 'label Si' ({number}) for one."
+    assert found.message == f"Failed jobs: 1; the last is 'label Si' ({number})."
     assert f"atomfoundry retry --project {cluster.parent}" in found.cure
 
 
@@ -534,6 +534,6 @@ def test_the_command_on_fireworks_database_in_a_file(cluster, tmp_path) -> None:
     words = ["-m", "atomfoundry.cli.main", "doctor", "--project", str(cluster.parent), "--only", "database"]
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "1 jobs of category 'gpu' are ready, and no worker takes them" in done.stdout
+    assert "Ready jobs of category 'gpu': 1; no worker takes them" in done.stdout
     assert "stand-in" in done.stdout
     assert "s3cret" not in done.stdout

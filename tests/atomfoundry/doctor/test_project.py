@@ -179,7 +179,7 @@ def test_a_worker_on_another_machine_lives_by_its_heartbeat(ask, project) -> Non
 def test_failed_jobs(ask, project) -> None:
     job(project, state="FAILED")
     found = check(ask, "running-jobs", project)
-    assert found.message == "1 jobs have failed."
+    assert found.message == "Failed jobs: 1."
     assert f"atomfoundry status --project {project}" in found.cure
 
 
