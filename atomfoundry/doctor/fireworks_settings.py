@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "FW_config.yaml"
 SPECIAL = {"ADD_USER_PACKAGES", "ECHO_TEST"}
+TIMES = ("PING_TIME_SECS", "RUN_EXPIRATION_SECS", "RAPIDFIRE_SLEEP_SECS")
 DEFAULT_PING_S = 3600
 DEFAULT_EXPIRATION_S = 4 * 3600
 DEFAULT_SLEEP_S = 60
@@ -130,6 +131,12 @@ def _keys(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _times(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
+    for key in TIMES:
+        if key in content and seconds(content, key, -1.0) <= 0:
+            yield problem(
+                f"{path}: {key} is {content[key]!r}, which is no time in s.", f"Write '{key}: 300' in {path}."
+            )
+            return
     ping = seconds(content, "PING_TIME_SECS", DEFAULT_PING_S)
     lost = seconds(content, "RUN_EXPIRATION_SECS", DEFAULT_EXPIRATION_S)
     sleep = seconds(content, "RAPIDFIRE_SLEEP_SECS", DEFAULT_SLEEP_S)

@@ -159,6 +159,9 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
 def mongodb_tls(world: World) -> Iterator[Finding]:
     """Check that the way to the database is encrypted."""
     content = world.document(LAUNCHPAD_FILE)
+    if not content:
+        yield skipped(f"{world.cluster / LAUNCHPAD_FILE} cannot be read (see 'cluster-files')")
+        return
     kwargs = content.get("mongoclient_kwargs") or {}
     host = str(content.get("host") or "")
     words = {str(key).lower(): str(value).lower() for key, value in kwargs.items()}

@@ -106,7 +106,8 @@ def requests(world: World) -> list[tuple[str, dict[str, Any]]]:
     content = world.document("profiles.yaml")
     found = []
     for section in ("profiles", "jobs"):
-        for name, values in (content.get(section) or {}).items():
+        entries = content.get(section)
+        for name, values in entries.items() if isinstance(entries, dict) else ():
             if isinstance(values, dict) and values.get("queue"):
                 found.append((f"{section[:-1]} '{name}' in {path}", {"wall_time": None, **values}))
     for adapter, values in queue_adapters(world):

@@ -233,6 +233,7 @@ def test_fireworks_own_keys_are_known() -> None:
             "noticed after 4.0 h",
             "'PING_TIME_SECS: 300'",
         ),
+        ({"PING_TIME_SECS": [1]}, "problem", "PING_TIME_SECS is [1]", "Write 'PING_TIME_SECS: 300'"),
         ({"RAPIDFIRE_SLEEP_SECS": 60}, "warning", "sleeps 60 s", "'RAPIDFIRE_SLEEP_SECS: 5'"),
     ],
 )
@@ -359,6 +360,20 @@ def test_good_partitions(one, cluster, adapter, slurm) -> None:
 )
 def test_times(text, seconds) -> None:
     assert scheduler.parse_time(text) == seconds
+
+
+def test_a_cluster_folder_of_rubbish_crashes_no_check(ask, cluster) -> None:
+    (cluster.parent / "project.json").write_bytes(b"\xff\xfe{")
+    (cluster / "my_launchpad.yaml").write_bytes(b"\xff\xff")
+    (cluster / "my_fworker_light.yaml").write_text("- a\n")
+    (cluster / "FW_config.yaml").write_text("PING_TIME_SECS: {}\n")
+    (cluster / "profiles.yaml").write_text("profiles: 3\njobs: [1]\n")
+    (cluster / "my_qadapter_x.yaml").write_text('_fw_q_type: 3\nrocket_launch: "a \'b"\nqueue: 7\nwalltime: {}\n')
+    (cluster.parent / "work" / "a").mkdir(parents=True)
+    (cluster.parent / "work" / "a" / "attempt.json").write_text("[1]")
+    findings = [each for area in ("project", "cluster", "database") for each in ask(area, cluster.parent)]
+    assert {each.check for each in findings if each.status == "problem"} >= {"schema", "cluster-files", "mongodb"}
+    assert not [each for each in findings if "check itself failed" in each.message]
 
 
 # -- the workers' Python --------------------------------------------------------------------------------------
