@@ -11,7 +11,7 @@ help:
 	@echo "make quickstart   install into $(VENV) and run the whole pipeline once (results in $(PROJECT)/)"
 	@echo "make test         install the test extra and run the tests"
 	@echo "make test-slow    the long physics and the many kills too"
-	@echo "make lint         ruff, mypy, import-linter"
+	@echo "make lint         ruff, mypy, import-linter, bandit"
 	@echo "make docs         the manual, into docs/_build"
 
 # uv installs the many packages several times faster than pip; torch stays pip's, so that a local wheel is found
@@ -51,6 +51,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	cd $(VENV) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p atomfoundry
 	cd $(VENV) && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
+	$(BIN)/bandit -q -c pyproject.toml -r atomfoundry makers models workflows
 
 docs: $(VENV)/.dev
 	$(BIN)/python -P -m sphinx -q -W --keep-going -b html docs docs/_build

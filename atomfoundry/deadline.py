@@ -16,6 +16,9 @@ from atomfoundry.errors import AtomfoundryError, ConfigurationError
 MARGIN_S = 30.0
 """Nothing new is begun in the last seconds before the end: results are stored then."""
 
+NO_TIME_STATUS = 75
+"""Exit status of a program that is not at its end and goes on when it is run again (EX_TEMPFAIL)."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What queues send ahead of the end: Slurm as asked by ``--signal`` and SIGTERM, SGE and LSF SIGUSR1 or SIGUSR2."""
 
@@ -78,6 +81,12 @@ def working_time() -> float | None:
 def must_stop() -> bool:
     """Tell whether nothing new may be begun: the end is near, or a signal has asked to stop."""
     return stop_requested() is not None or working_time() == 0.0
+
+
+def reason_to_stop() -> str:
+    """Say why nothing new is begun."""
+    name = stop_requested()
+    return f"{name} asked this process to stop" if name else "the job ends soon"
 
 
 def _number(name: str, meaning: str) -> float | None:

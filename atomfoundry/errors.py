@@ -77,8 +77,16 @@ class TrainingError(AtomfoundryError):
     """Training cannot go on."""
 
 
+class CheckpointError(AtomfoundryError):
+    """The checkpoint of a long computation is corrupt or belongs to another one."""
+
+
 class ArtifactError(AtomfoundryError):
     """An artifact is missing or its content does not match its hash."""
+
+
+class UntrustedDocumentError(AtomfoundryError):
+    """A stored document names code that reading it would have to import."""
 
 
 class ProjectError(InputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -12,18 +13,24 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
 from atomfoundry.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_SETTINGS_FILE = "~/.atomfoundry.yaml"
+
+
+_SECRET = ("materials_project_key",)
 
 
 class AtomfoundrySettings(BaseSettings):
     """All settings of Atomfoundry."""
 
-    model_config = SettingsConfigDict(env_prefix="ATOMFOUNDRY_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="ATOMFOUNDRY_", extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
         default=Path("~/.local/share/atomfoundry"),
@@ -59,7 +66,16 @@ class AtomfoundrySettings(BaseSettings):
     materials_project_url: str = Field(
         default="https://api.materialsproject.org", description="REST address of the Materials Project."
     )
+    trusted_packages: list[str] = Field(
+        default_factory=list,
+        description="Packages of your own whose classes job outputs may hold; in the environment a JSON list.",
+    )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    checkpoint_interval: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds between two checkpoints of molecular dynamics and other long computations.",
+    )
     kernel: Literal["auto", "off"] = Field(
         default="auto",
         description="Whether models run on the compiled kernel (needs g++ once) or on PyTorch alone ('off').",
@@ -76,13 +92,30 @@ class AtomfoundrySettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before file."""
-        path = Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=settings_file())
 
     @property
     def home_dir(self) -> Path:
         """The expanded home folder."""
         return self.home.expanduser()
+
+
+def settings_file() -> Path:
+    """Return where the settings file is, if there is one."""
+    return Path(os.environ.get("ATOMFOUNDRY_SETTINGS_FILE", DEFAULT_SETTINGS_FILE)).expanduser()
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Warn of a file that holds a key and that others may read."""
+    try:
+        mode = path.stat().st_mode
+        holds_key = mode & 0o077 and any(
+            line.partition(":")[0].strip() in _SECRET for line in path.read_text(encoding="utf-8").splitlines()
+        )
+    except (OSError, UnicodeDecodeError):
+        return
+    if holds_key:
+        logger.warning("%s holds a key and others may read it: run 'chmod 600 %s'", path, path)
 
 
 @lru_cache(maxsize=1)
@@ -94,8 +127,24 @@ def settings() -> AtomfoundrySettings:
     ConfigurationError
         If the settings file or an environment variable is wrong.
     """
+    import yaml
+
     try:
-        return AtomfoundrySettings()
+        found = AtomfoundrySettings()
+        _warn_of_readers(settings_file())
+        return found
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"A setting cannot be read: {error}.",
+            remedy="Lists are written as JSON in the environment: ATOMFOUNDRY_TRUSTED_PACKAGES='[\"my_package\"]'.",
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        # the error itself quotes the line, which may hold a key
+        raise ConfigurationError(
+            f"The settings file is no plain YAML{f' (line {mark.line + 1})' if mark else ''}.",
+            remedy=f"Correct {settings_file()}.",
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobflow import Maker
 
-from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelSetDoc, ModelDoc
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LabelSetDoc, ModelDoc
 from atomfoundry.errors import AlignmentError, ConfigurationError
 from atomfoundry.makers.dataset import isolated_energies
-from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset, store_frames
+from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, store_frames, usable_dataset
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomfoundry.alignment import AlignmentSettings
+    from atomfoundry.datasets import Dataset
 
 
 @dataclass
@@ -76,10 +78,34 @@ class AlignMaker(Maker):
         AlignmentError
             If the data do not support an alignment (ALGORITHMS 1.4 step 5).
         """
+        with ExitStack() as stack:
+            frames, gone = stack.enter_context(usable_dataset(source.frames))
+            overlap_frames, _ = stack.enter_context(usable_dataset(overlap.frames))
+            return self._aligned(
+                frames,
+                overlap_frames,
+                source=source,
+                source_isolated=source_isolated,
+                target_isolated=target_isolated,
+                overlap=overlap,
+                overlap_isolated=overlap_isolated,
+                left_out={"withdrawn": len(gone)} if gone else {},
+            )
+
+    def _aligned(
+        self,
+        frames: Dataset,
+        overlap_frames: Dataset,
+        *,
+        source: LabelSetDoc,
+        source_isolated: LabelSetDoc,
+        target_isolated: LabelSetDoc,
+        overlap: LabelSetDoc,
+        overlap_isolated: LabelSetDoc,
+        left_out: dict[str, int],
+    ) -> AlignmentDoc:
         from atomfoundry.alignment import AlignedFrames, fit_alignment
 
-        frames = open_dataset(source.frames)
-        overlap_frames = open_dataset(overlap.frames)
         target_atoms = isolated_energies(target_isolated)
         in_between: dict[str, Any] = {"target": overlap_frames.frames()}
         if self.mode in ("overlap", "pairs"):
@@ -109,6 +135,7 @@ class AlignMaker(Maker):
             current_artifacts().put(path, media_type="application/json"),
             dataset=store_frames(aligned, name=f"{source.name}, aligned", level=target_isolated.level),
             n_aligned=len(aligned.kept),
+            left_out=left_out,
         )
 
 
@@ -175,15 +202,38 @@ class AlignDatasetsMaker(Maker):
         ConfigurationError
             If a setting is wrong.
         """
+        with ExitStack() as stack:
+
+            def usable(documents: list[DatasetDoc]) -> list[tuple[Dataset, list[LabelFailure]]]:
+                return [stack.enter_context(usable_dataset(document.dataset)) for document in documents]
+
+            opened = usable(sources)
+            return self._documents(
+                sources,
+                [dataset for dataset, _ in opened],
+                withdrawn=[len(gone) for _, gone in opened],
+                end=usable([target])[0][0],
+                through=[dataset for dataset, _ in usable(through or [])],
+                model=model,
+            )
+
+    def _documents(
+        self,
+        sources: list[DatasetDoc],
+        datasets: list[Dataset],
+        *,
+        withdrawn: list[int],
+        end: Dataset,
+        through: list[Dataset],
+        model: ModelDoc | None,
+    ) -> list[AlignmentDoc]:
         from atomfoundry.alignment import align_dataset, fit_datasets, molecule_key
         from atomfoundry.datasets import frame_id
 
-        datasets = [open_dataset(document.dataset) for document in sources]
-        end = open_dataset(target.dataset)
         alignments = fit_datasets(
             datasets,
             end,
-            through=[open_dataset(document.dataset) for document in through or []],
+            through=through,
             mode=self.mode,
             predictor=model_energy(current_artifacts().fetch(model.model)) if model else None,
             key=molecule_key if self.molecules else frame_id,
@@ -193,7 +243,7 @@ class AlignDatasetsMaker(Maker):
             settings=alignment_settings(self.settings, where=self.name),
         )
         documents = []
-        for dataset, document in zip(datasets, sources, strict=True):
+        for dataset, document, n_withdrawn in zip(datasets, sources, withdrawn, strict=True):
             if dataset.level is None or dataset.level.id not in alignments:
                 raise AlignmentError(
                     f"Dataset '{document.name}' is of the target's level already.", remedy="Leave it out of sources."
@@ -209,7 +259,7 @@ class AlignDatasetsMaker(Maker):
                         current_artifacts().put(path, media_type="application/json"),
                         dataset=current_artifacts().put(aligned.path, media_type=DATASET_MEDIA_TYPE),
                         n_aligned=len(aligned),
-                        left_out=left_out,
+                        left_out=left_out | ({"withdrawn": n_withdrawn} if n_withdrawn else {}),
                     )
                 )
         return documents

@@ -12,7 +12,7 @@ from jobflow import Maker
 from atomfoundry.documents import CoverageDoc, DatasetDoc, LabelFailure
 from atomfoundry.errors import DatasetError
 from atomfoundry.makers.dataset import dataset_document
-from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset
+from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset, usable_dataset
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 
@@ -48,9 +48,12 @@ class CurateMaker(Maker):
         """
         from atomfoundry.curation import FilterSettings, curate_dataset
 
-        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="dataset-") as folder:
+        with (
+            usable_dataset(dataset.dataset) as (usable, gone),
+            tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="dataset-") as folder,
+        ):
             kept, report = curate_dataset(
-                open_dataset(dataset.dataset),
+                usable,
                 Path(folder) / "good",
                 settings=FilterSettings(**self.settings),
                 name=self.name,
@@ -62,9 +65,9 @@ class CurateMaker(Maker):
                 )
             artifact = current_artifacts().put(kept.path, media_type=DATASET_MEDIA_TYPE)
         rejections = dict(dataset.rejections)
-        for reason, n in report.reasons.items():
+        for reason, n in [*report.reasons.items(), *([("withdrawn", len(gone))] if gone else [])]:
             rejections[reason] = rejections.get(reason, 0) + n
-        examples: list[LabelFailure] = [*dataset.rejected, *report.examples]
+        examples: list[LabelFailure] = [*dataset.rejected, *gone, *report.examples]
         return dataset_document(artifact, name=self.name, rejections=rejections, rejected=examples)
 
 

@@ -20,7 +20,7 @@ from atomfoundry.documents import (
     LevelOfTheory,
 )
 from atomfoundry.errors import DatasetError
-from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames
+from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames, usable_dataset
 from atomfoundry.makers.job import foundry_job
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def isolated_energies(labels: LabelSetDoc) -> dict[str, float]:
     """
     from atomfoundry.datasets import isolated_energies as collect
 
-    energies = collect(open_dataset(labels.frames).frames())
-    if labels.failures:
-        failed = ", ".join(f"{f.formula} ({f.reason}: {f.message})" for f in labels.failures)
+    with usable_dataset(labels.frames) as (dataset, gone):
+        energies = collect(dataset.frames())
+    if labels.failures or gone:
+        failed = ", ".join(f"{f.formula} ({f.reason}: {f.message})" for f in [*labels.failures, *gone])
         raise DatasetError(
             f"No isolated-atom energy at {labels.level.label} for {failed}.",
             remedy="Mend the cause, then `atomfoundry retry`.",
@@ -106,7 +107,7 @@ class DatasetMaker(Maker):
         alignments: list[AlignmentDoc] | None = None,
         previous: DatasetDoc | None = None,
     ) -> DatasetDoc:
-        """Merge labels (and aligned datasets) into one dataset.
+        """Merge labels (and aligned datasets) into one dataset; withdrawn labels are left out and counted.
 
         Parameters
         ----------
@@ -138,8 +139,15 @@ class DatasetMaker(Maker):
         level: LevelOfTheory = next(iter(levels.values()))
         lost = [failure for doc in labels for failure in refusals_of(doc)]
         frames: list[Atoms] = []
+        taken_back: list[LabelFailure] = []
+
+        def take(artifact: Artifact) -> list[Atoms]:
+            with usable_dataset(artifact) as (dataset, gone):
+                taken_back.extend(gone)
+                return list(dataset.frames())
+
         for doc in labels:
-            frames.extend(open_dataset(doc.dataset if isinstance(doc, HarvestDoc) else doc.frames).frames())
+            frames.extend(take(doc.dataset if isinstance(doc, HarvestDoc) else doc.frames))
         for alignment in alignments or []:
             if alignment.target_level.id != level.id:
                 raise DatasetError(
@@ -147,7 +155,7 @@ class DatasetMaker(Maker):
                     remedy="Align to the level of the dataset.",
                 )
             if alignment.dataset is not None:
-                frames.extend(open_dataset(alignment.dataset).frames())
+                frames.extend(take(alignment.dataset))
 
         kept, rejections = curate(frames, CurationSettings(max_force=self.max_force))
         if not kept and previous is None:
@@ -159,21 +167,25 @@ class DatasetMaker(Maker):
         energies = isolated_energies(isolated) if isolated is not None else {}
         splits = split([atoms.info["group_id"] for atoms in kept], fractions=self.fractions, seed=self.seed)
         if previous is not None:
-            old = open_dataset(previous.dataset)
+            with usable_dataset(previous.dataset) as (old, gone):
+                taken_back += gone
+                old_frames, old_splits = list(old.frames()), dict(old.splits)
             energies = energies or dict(previous.isolated_energies)
-            known = set(old.column("frame_id"))
+            known = {atoms.info["frame_id"] for atoms in old_frames}
             fresh = [i for i, atoms in enumerate(kept) if atoms.info["frame_id"] not in known]
-            place = {i: len(old) + rank for rank, i in enumerate(fresh)}
+            place = {i: len(old_frames) + rank for rank, i in enumerate(fresh)}
             splits = {
-                key: list(old.splits.get(key, [])) + [place[i] for i in splits[key] if i in place]
+                key: list(old_splits.get(key, [])) + [place[i] for i in splits[key] if i in place]
                 for key in ("train", "valid", "test")
             }
-            kept = [*old.frames(), *(kept[i] for i in fresh)]
-        reasons = Counter(rejection.reason for rejection in rejections)
+            kept = [*old_frames, *(kept[i] for i in fresh)]
+        reasons = Counter(rejection.reason for rejection in [*rejections, *taken_back])
         for doc in labels:
             reasons.update(reasons_of(doc))
         artifact = store_frames(kept, name=self.name, level=level, isolated_energies=energies, splits=splits)
-        return dataset_document(artifact, name=self.name, rejections=dict(reasons), rejected=[*lost, *rejections])
+        return dataset_document(
+            artifact, name=self.name, rejections=dict(reasons), rejected=[*lost, *taken_back, *rejections]
+        )
 
 
 def dataset_document(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from jobflow import Maker
 
-from atomfoundry.documents import AlignmentDoc, DatasetDoc, LevelOfTheory, ModelDoc
+from atomfoundry.documents import AlignmentDoc, DatasetDoc, LabelFailure, LevelOfTheory, ModelDoc
 from atomfoundry.errors import ConfigurationError, DatasetError
 from atomfoundry.makers.dataset import dataset_document
-from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset
+from atomfoundry.makers.frames import DATASET_MEDIA_TYPE, open_dataset, usable_dataset, without_withdrawn
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import current_artifacts
 from atomfoundry.results.artifacts import hash_file
@@ -31,14 +31,16 @@ def _new_folder() -> Iterator[Path]:
         yield Path(folder) / "dataset"
 
 
-def _stored(dataset: Dataset, *, name: str, origins: list[DatasetDoc]) -> DatasetDoc:
+def _stored(
+    dataset: Dataset, *, name: str, origins: list[DatasetDoc], withdrawn: Sequence[LabelFailure] = ()
+) -> DatasetDoc:
     """Hand a dataset folder to the artifact store and describe it, with all that was refused on the way to it."""
-    rejections: dict[str, int] = {}
+    rejections: dict[str, int] = {"withdrawn": len(withdrawn)} if withdrawn else {}
     for origin in origins:
         for reason, n in origin.rejections.items():
             rejections[reason] = rejections.get(reason, 0) + n
     artifact = current_artifacts().put(dataset.path, media_type=DATASET_MEDIA_TYPE)
-    rejected = [failure for origin in origins for failure in origin.rejected]
+    rejected = [*(failure for origin in origins for failure in origin.rejected), *withdrawn]
     return dataset_document(artifact, name=name, rejections=rejections, rejected=rejected)
 
 
@@ -105,7 +107,8 @@ class ImportDatasetMaker(Maker):
             )
         with _new_folder() as folder:
             dataset = import_dataset(folder, self.file, format=self.file_format, level=self.level, name=self.name)
-            return _stored(dataset, name=self.name, origins=[])
+            with without_withdrawn(dataset) as (usable, gone):
+                return _stored(usable, name=self.name, origins=[], withdrawn=gone)
 
 
 @dataclass
@@ -144,15 +147,17 @@ class MergeMaker(Maker):
 
         store = current_artifacts()
         fitted = [Alignment.load(store.fetch(doc.alignment)) for doc in alignments or []]
-        with _new_folder() as folder:
+        with _new_folder() as folder, ExitStack() as stack:
+            opened = [stack.enter_context(usable_dataset(doc.dataset)) for doc in datasets]
             merged = merge_datasets(
                 folder,
-                [open_dataset(doc.dataset) for doc in datasets],
+                [usable for usable, _ in opened],
                 name=self.name,
                 alignments={alignment.source_level.id: alignment.apply for alignment in fitted},
                 allow_mixed_levels=self.allow_mixed_levels,
             )
-            return _stored(merged, name=self.name, origins=datasets)
+            gone = [failure for _, some in opened for failure in some]
+            return _stored(merged, name=self.name, origins=datasets, withdrawn=gone)
 
 
 @dataclass
@@ -214,9 +219,8 @@ class SplitMaker(Maker):
         """
         from atomfoundry.datasets import merge_datasets
 
-        old = open_dataset(dataset.dataset)
-        parts = self.splits(old)
-        with _new_folder() as folder:
+        with usable_dataset(dataset.dataset) as (old, gone), _new_folder() as folder:
+            parts = self.splits(old)
             several = old.level is None
             new = merge_datasets(folder, [old], name=self.name, keep_splits=False, allow_mixed_levels=several)
             if len(new) != len(old):
@@ -224,7 +228,7 @@ class SplitMaker(Maker):
                     f"'{dataset.name}' holds {len(old) - len(new)} duplicates, which cannot be split.",
                     remedy="Curate it first (CurateMaker).",
                 )
-            return _stored(new.revise(splits=parts), name=self.name, origins=[dataset])
+            return _stored(new.revise(splits=parts), name=self.name, origins=[dataset], withdrawn=gone)
 
 
 @dataclass
@@ -271,10 +275,9 @@ class SelectMaker(Maker):
         """
         from atomfoundry.datasets import subset
 
-        old = open_dataset(dataset.dataset)
-        picked = self._pick(old, model, chosen)
-        with _new_folder() as folder:
-            return _stored(subset(folder, old, picked, name=self.name), name=self.name, origins=[dataset])
+        with usable_dataset(dataset.dataset) as (old, gone), _new_folder() as folder:
+            chosen_frames = subset(folder, old, self._pick(old, model, chosen), name=self.name)
+            return _stored(chosen_frames, name=self.name, origins=[dataset], withdrawn=gone)
 
     def _pick(self, dataset: Dataset, model: ModelDoc | None, chosen: DatasetDoc | None) -> np.ndarray:
         from atomfoundry.datasets import farthest_point_sampling, random_selection, stratified_selection

@@ -11,6 +11,7 @@ from jobflow import Maker
 from atomfoundry.documents import DatasetDoc, ForgettingDoc, ModelDoc
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import (
+    edge_folder,
     frames_of,
     load_artifact_model,
     model_document,
@@ -43,6 +44,9 @@ class FineTuneMaker(Maker):
         Name of the new head.
     seed
         Seed of the choice and of the shuffling.
+    edge_cache
+        Folder that keeps the edges (neighbour lists) of the training structures for later jobs on them; a relative
+        path is one of the project's folder. None: they are not kept.
     """
 
     name: str = "fine-tune"
@@ -53,6 +57,7 @@ class FineTuneMaker(Maker):
     head: str = "pt"
     fine_head: str = "ft"
     seed: int = 0
+    edge_cache: str | None = None
 
     @foundry_job(output_schema=ModelDoc)
     def make(self, model: ModelDoc, fine: DatasetDoc, pretraining: DatasetDoc) -> ModelDoc:
@@ -79,6 +84,7 @@ class FineTuneMaker(Maker):
             "level_id": fine.level.id if fine.level else None,
             "head": self.head,
             "fine_head": self.fine_head,
+            "edge_cache": edge_folder(self.edge_cache),
         }
         if self.method == "naive":
             n_replay = self.n_replay or default_replay_size(len(old_frames), len(fine_frames))

@@ -309,7 +309,7 @@ def git_commit() -> str | None:
         return None
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # nosec B607 # git as PATH has it; it only writes a commit down
             ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,

@@ -14,14 +14,14 @@ from atomate2.ase.utils import AseRelaxer
 from jobflow import CURRENT_JOB, Response
 
 from atomfoundry.datasets import Dataset
-from atomfoundry.deadline import NoTimeLeftError, must_stop, working_time
+from atomfoundry.deadline import NoTimeLeftError, must_stop, reason_to_stop, working_time
 from atomfoundry.documents import Artifact
 from atomfoundry.engines import get_engine
 from atomfoundry.engines.isolation import isolated
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.label_frames import LabelBatchDoc, label_frames, unsettled
-from atomfoundry.makers.label_time import TimePlan, reason_to_stop
+from atomfoundry.makers.label_time import TimePlan
 from atomfoundry.results import current_artifacts, current_labels
 
 if TYPE_CHECKING:

@@ -48,12 +48,13 @@ def is_settled(label: LabelDoc | None, *, job_uuid: str | None = None) -> bool:
     Returns
     -------
     bool
-        True for a good label and for a failure that is final.
+        True for a good label, for a failure that is final, and for a label that somebody withdrew: computed
+        again it would be the same.
     """
     if label is None:
         return False
     own = job_uuid is not None and label.job_uuid == job_uuid
-    return label.status == "ok" or own or label.attempts >= MAX_ATTEMPTS
+    return label.status in ("ok", "withdrawn") or own or label.attempts >= MAX_ATTEMPTS
 
 
 def label_frames(

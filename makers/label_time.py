@@ -111,9 +111,3 @@ class TimePlan:
         if by_signal or by_deadline:
             self.tried[key] = max(monotonic() - self._clock, self.tried.get(key, 0.0))
         return by_signal or by_deadline
-
-
-def reason_to_stop() -> str:
-    """Say why nothing new is begun."""
-    name = stop_requested()
-    return f"{name} asked this process to stop" if name else "the job ends soon"

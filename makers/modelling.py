@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from atomfoundry.deadline import NoTimeLeftError
+from atomfoundry.deadline import NoTimeLeftError, reason_to_stop
 from atomfoundry.documents import DatasetDoc, EpochRecord, HeadDoc, ModelDoc
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.frames import open_dataset
-from atomfoundry.makers.label_time import reason_to_stop
-from atomfoundry.results import current_artifacts, report_progress
+from atomfoundry.results import current_artifacts, current_project, report_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +69,11 @@ def progress_callback(max_epochs: int) -> Callable[[EpochRecord], None]:
         report_progress(describe(record, max_epochs), record.epoch / max(max_epochs, 1))
 
     return show
+
+
+def edge_folder(edge_cache: str | None) -> Path | None:
+    """Return the folder that keeps edges: a relative path is one of the project's folder."""
+    return None if edge_cache is None else current_project().path / Path(edge_cache).expanduser()
 
 
 def require_end(training: TrainingResult, *, where: str) -> None:

@@ -13,6 +13,7 @@ from atomfoundry.errors import ConfigurationError, DatasetError
 from atomfoundry.makers.frames import sort_elements
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import (
+    edge_folder,
     frames_of,
     load_artifact_model,
     model_document,
@@ -45,6 +46,9 @@ class TrainMaker(Maker):
         Head -> weight of its loss; 1 where not given.
     seed
         Seed of the initial weights and of the shuffling.
+    edge_cache
+        Folder that keeps the edges (neighbour lists) of the training structures for later jobs on them; a relative
+        path is one of the project's folder. None: they are not kept.
     """
 
     name: str = "train"
@@ -53,6 +57,7 @@ class TrainMaker(Maker):
     training: dict[str, Any] = field(default_factory=dict)
     head_weights: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    edge_cache: str | None = None
 
     @foundry_job(output_schema=ModelDoc)
     def make(self, datasets: dict[str, DatasetDoc], start: ModelDoc | None = None) -> ModelDoc:
@@ -100,6 +105,7 @@ class TrainMaker(Maker):
             settings=settings,
             directory=Path.cwd(),
             head_weights=self.head_weights,
+            edge_cache=edge_folder(self.edge_cache),
             callback=progress_callback(settings.max_epochs),
         )
         require_end(result, where=self.name)

@@ -12,14 +12,14 @@ from jobflow import CURRENT_JOB, Flow, Maker, Response
 from pydantic import Field
 
 from atomfoundry.datasets import Dataset
-from atomfoundry.deadline import NoTimeLeftError, must_stop
+from atomfoundry.deadline import NoTimeLeftError, must_stop, reason_to_stop
 from atomfoundry.documents import Artifact, FoundryDocument, StructureSetDoc
 from atomfoundry.engines import get_engine
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.label import collect_labels, deal_batches
 from atomfoundry.makers.label_frames import LabelBatchDoc, label_frames, unsettled
-from atomfoundry.makers.label_time import TimePlan, reason_to_stop
+from atomfoundry.makers.label_time import TimePlan
 from atomfoundry.results import current_artifacts, current_labels, report_progress
 
 if TYPE_CHECKING:

@@ -130,6 +130,7 @@ def finetune_naive(
     level_id: str | None = None,
     head: str | None = None,
     fine_head: str = FINE_HEAD,
+    edge_cache: str | Path | None = None,
     callback: Callable[[EpochRecord], None] | None = None,
 ) -> FineTuning:
     """Go on training on the fine-tuning frames alone.
@@ -153,6 +154,8 @@ def finetune_naive(
         The old head; None: the first.
     fine_head
         Name of the new head.
+    edge_cache
+        Folder that keeps the edges, see `train`.
     callback
         Called with each epoch's record.
 
@@ -172,6 +175,7 @@ def finetune_naive(
         {fine_head: list(valid_frames)} if valid_frames else None,
         settings=settings or finetune_profile(),
         directory=directory,
+        edge_cache=edge_cache,
         callback=callback,
     )
     return FineTuning("naive", result, old_head, fine_head, None, len(fine_frames))
@@ -196,6 +200,7 @@ def finetune_replay(
     pseudo_labels: bool = False,
     head_weights: Mapping[str, float] | None = None,
     seed: int = 0,
+    edge_cache: str | Path | None = None,
     callback: Callable[[EpochRecord], None] | None = None,
 ) -> FineTuning:
     """Train a new head on the fine-tuning frames while the old one sees part of its pretraining set again.
@@ -226,6 +231,8 @@ def finetune_replay(
         Head name -> weight of its loss.
     seed
         Of the choice.
+    edge_cache
+        Folder that keeps the edges, see `train`.
     callback
         Called with each epoch's record.
 
@@ -271,6 +278,7 @@ def finetune_replay(
         settings=settings or finetune_profile(),
         directory=directory,
         head_weights=head_weights,
+        edge_cache=edge_cache,
         callback=callback,
     )
     n_shown = sum(len(frames) for frames in shown.values())

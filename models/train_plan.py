@@ -64,6 +64,9 @@ class TrainingPlan(BaseModel):
     valid_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="Share of the frames, by groups, that validates where no set is given"
     )
+    split_groups: bool = Field(
+        default=False, description="Validation frames may be of groups that are trained on, as of one trajectory"
+    )
     start: str | None = Field(default=None, description="Folder of a model to go on from; heads it lacks are added")
     seed: int = Field(default=0, ge=0)
 
@@ -142,8 +145,8 @@ class HeadData:
     sources: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_head(name: str, plan: HeadPlan, *, valid_fraction: float, seed: int) -> HeadData:
-    """Read the frames of a head and part them, groups uncut.
+def read_head(name: str, plan: HeadPlan, *, valid_fraction: float, seed: int, split_groups: bool = False) -> HeadData:
+    """Read the frames of a head and part them, groups uncut unless asked for.
 
     The splits ``valid`` and ``test`` of a dataset are kept, its test frames are never trained on. What has no split
     ``valid`` is parted by ``valid_fraction``, the same frames in the same way each time.
@@ -158,17 +161,22 @@ def read_head(name: str, plan: HeadPlan, *, valid_fraction: float, seed: int) ->
         Share for validation where no set is given; 0: none.
     seed
         Of the parting.
+    split_groups
+        Part the frames one by one.
 
     Raises
     ------
     DatasetError
-        If something cannot be read, there is nothing to train on, or two isolated-atom energies disagree.
+        If something cannot be read, there is nothing to train on, all frames are of one group so that none can be
+        held out, or two isolated-atom energies disagree.
     """
     data = HeadData(name)
     levels: dict[str, LevelOfTheory | None] = {}
     for path in plan.data:
         fraction = 0.0 if plan.valid else valid_fraction
-        _read(path, data, levels, format=plan.format, valid_fraction=fraction, seed=seed)
+        _read(path, data, levels, format=plan.format, valid_fraction=fraction, seed=seed, split_groups=split_groups)
+    if not plan.valid and valid_fraction and not data.valid:
+        _refuse_one_group(data, valid_fraction)
     if plan.valid:
         # the sets given validate alone; a dataset's own validation frames may be trained on
         data.train += data.valid
@@ -205,6 +213,7 @@ def _read(
     format: str,
     valid_fraction: float,
     seed: int,
+    split_groups: bool = False,
 ) -> None:
     """Add the frames of one file or folder."""
     folder = Path(path)
@@ -241,7 +250,7 @@ def _read(
     free = [index for index, place in enumerate(places) if place == "train"]
     if free and valid_fraction and "valid" not in places:
         parts = split(
-            [str(kept[index].info.get("group_id") or kept[index].info["frame_id"]) for index in free],
+            [kept[index].info["frame_id"] if split_groups else _group(kept[index]) for index in free],
             fractions=(1 - valid_fraction, valid_fraction, 0.0),
             seed=seed,
         )
@@ -250,6 +259,24 @@ def _read(
     for atoms, place in zip(kept, places, strict=True):
         getattr(data, place).append(atoms)
     data.sources.append(source | {"n_frames": len(kept), "n_unlabelled": n_bare})
+
+
+def _group(atoms: Atoms) -> str:
+    return str(atoms.info.get("group_id") or atoms.info["frame_id"])
+
+
+def _refuse_one_group(data: HeadData, valid_fraction: float) -> None:
+    """Refuse to train without validation where a part was to validate and groups forbid it."""
+    groups = sorted({_group(atoms) for atoms in data.train})
+    if len(groups) == len(data.train):
+        return
+    raise DatasetError(
+        f"Head '{data.name}': {valid_fraction:g} of the frames were to validate, but none can be held out: all "
+        f"{len(data.train)} are of {'one group' if len(groups) == 1 else 'groups with a file each'} "
+        f"({', '.join(repr(group) for group in groups[:3])}{', ...' if len(groups) > 3 else ''}).",
+        remedy="Give a validation set (--valid DATA), part frames of the group (--split-groups; errors are then "
+        "those of frames like the trained ones), or train without validation (--valid 0).",
+    )
 
 
 def _merge(known: dict[str, float], new: Mapping[str, float], head: str) -> None:

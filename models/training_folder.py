@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.datasets.files import replace_text
+from atomfoundry.deadline import NoTimeLeftError, reason_to_stop
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models.accuracy import Accuracy
@@ -90,6 +91,8 @@ def train_folder(
         If data cannot be read, or there is nothing to train on.
     TrainingError
         If an isolated-atom energy is missing, or training cannot go on.
+    NoTimeLeftError
+        If the process must end before the training is at its end; its checkpoint is there.
     """
     from atomfoundry.models.io import save_model
     from atomfoundry.models.training.trainer import train
@@ -97,7 +100,10 @@ def train_folder(
     folder = Path(path)
     settings = plan.settings()
     _claim(folder, plan)
-    heads = [read_head(n, h, valid_fraction=plan.valid_fraction, seed=plan.seed) for n, h in plan.heads.items()]
+    heads = [
+        read_head(n, h, valid_fraction=plan.valid_fraction, seed=plan.seed, split_groups=plan.split_groups)
+        for n, h in plan.heads.items()
+    ]
     data_hash = _data_hash(heads)
     if (folder / RECORD).is_file():
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -124,6 +130,11 @@ def train_folder(
         head_weights={name: head.weight for name, head in plan.heads.items()},
         callback=callback,
     )
+    if result.interrupted:
+        raise NoTimeLeftError(
+            f"The training in {folder} was interrupted in epoch {result.n_epochs + 1}, because {reason_to_stop()}.",
+            remedy="Run the same command again: it goes on from its checkpoint.",
+        )
     accuracies = _judge(result.model, heads)
     record = {
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,7 +179,8 @@ def _claim(folder: Path, plan: TrainingPlan) -> None:
         return {**values, "training": free}
 
     try:
-        old = course(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        # a plan of an older version lacks what has been added since
+        old = course(TrainingPlan(**json.loads((folder / PLAN).read_text(encoding="utf-8"))).model_dump(mode="json"))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{folder / PLAN} is broken: {error}.", remedy="Name another folder.") from error
     new = course(plan.model_dump(mode="json"))

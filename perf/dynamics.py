@@ -1,15 +1,23 @@
 """Drift of the energy and failure flags of a long NVE run of silicon with a trained model; prints JSON.
 
     python perf/dynamics.py MODEL [--minutes 10] [--picoseconds 1000] [--timestep 2] [--dtype float64]
+                                    [--checkpoint DIR]
 
 64 atoms at 300 K, one thread. The run is as long as asked for, or as fits into the minutes; it is watched as the
 benchmark ``nve_drift`` does (temperature, jumps of the energy, distances, numbers that are not finite).
+
+With --checkpoint the run may be interrupted: SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C end it after the step, with exit
+code 75; a kill loses a minute at most (ATOMFOUNDRY_CHECKPOINT_INTERVAL, s). The same command goes on, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +25,9 @@ import torch
 from ase.build import bulk
 
 from atomfoundry.benchmarks.nve_drift import NVEDrift
+from atomfoundry.checkpoint import Checkpoints, write_atomically
+from atomfoundry.deadline import STOP_SIGNALS, NoTimeLeftError, stop_signals
+from atomfoundry.documents import BenchmarkDoc
 from atomfoundry.models import Allegro, FoundryCalculator, load_model
 
 
@@ -26,6 +37,47 @@ def in_precision(model: Allegro, dtype: str) -> Allegro:
     return copy
 
 
+def drift_of(
+    calculator: FoundryCalculator, picoseconds: float, timestep: float, checkpoints: Checkpoints | None = None
+) -> BenchmarkDoc:
+    """Return the benchmark's document."""
+    benchmark = NVEDrift(
+        temperature=300.0, timestep=timestep, duration=1000 * picoseconds, equilibration=1000.0, start="langevin"
+    )
+    return benchmark.run(calculator, bulk("Si", cubic=True) * (2, 2, 2), checkpoints=checkpoints)
+
+
+def plan(options: argparse.Namespace, calculator: FoundryCalculator) -> dict[str, float]:
+    """Return length (ps) and cost (s/ps) of the run; with a checkpoint they are found once and kept."""
+    asked = {"picoseconds": options.picoseconds, "minutes": options.minutes, "timestep": options.timestep}
+    identity = {**asked, "dtype": options.dtype, "model": digest(options.model)}
+    path = None if options.checkpoint is None else options.checkpoint / "plan.json"
+    if path is not None and path.exists():
+        found = json.loads(path.read_text())
+        if found["identity"] != identity:
+            raise SystemExit(f"{path} is of another run: give the same options and model, or another folder.")
+        return found["plan"]
+    trial = 0.5
+    start = time.perf_counter()
+    drift_of(calculator, trial, options.timestep)
+    per_picosecond = (time.perf_counter() - start) / (trial + 1.0)
+    length = max(trial, min(options.picoseconds, options.minutes * 60 / per_picosecond - 1.0))
+    made = {"length": length, "per_picosecond": per_picosecond}
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"identity": identity, "plan": made}).encode())
+    return made
+
+
+def digest(model: Path) -> str:
+    """Return a hash of a model folder's weights."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+def show(message: str, fraction: float | None) -> None:
+    print(f"\r{message} ({fraction or 0.0:.1%})", end="", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -33,32 +85,28 @@ def main() -> None:
     parser.add_argument("--picoseconds", type=float, default=1000.0)
     parser.add_argument("--timestep", type=float, default=2.0, help="fs")
     parser.add_argument("--dtype", default="float64", choices=["float32", "float64"])
+    parser.add_argument("--checkpoint", type=Path, help="folder that keeps the run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     calculator = FoundryCalculator(in_precision(load_model(options.model), options.dtype))
-    atoms = bulk("Si", cubic=True) * (2, 2, 2)
-
-    def run(picoseconds: float):
-        start = time.perf_counter()
-        benchmark = NVEDrift(
-            temperature=300.0, timestep=options.timestep, duration=1000 * picoseconds, equilibration=1000.0,
-            start="langevin",
-        )  # fmt: skip
-        document = benchmark.run(calculator, atoms.copy())
-        return document, time.perf_counter() - start
-
-    trial = 0.5
-    _, seconds = run(trial)
-    per_picosecond = seconds / (trial + 1.0)
-    length = min(options.picoseconds, options.minutes * 60 / per_picosecond - 1.0)
-    document, seconds = run(max(length, trial))
+    made = plan(options, calculator)
+    if options.checkpoint is None:
+        document = drift_of(calculator, made["length"], options.timestep)
+    else:
+        checkpoints = Checkpoints(options.checkpoint, report=show if sys.stderr.isatty() else None)
+        try:
+            with stop_signals((*STOP_SIGNALS, signal.SIGINT)):
+                document = drift_of(calculator, made["length"], options.timestep, checkpoints)
+        except NoTimeLeftError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(os.EX_TEMPFAIL) from None
     report = {
         "model": str(options.model),
         "dtype": options.dtype,
         "timestep_fs": options.timestep,
-        "asked_ps": round(length, 1),
-        "us_per_atom_and_step": round(1e3 * per_picosecond * options.timestep / len(atoms), 1),
-        "wall_s": round(seconds, 1),
+        "asked_ps": round(made["length"], 1),
+        "us_per_atom_and_step": round(1e3 * made["per_picosecond"] * options.timestep / 64, 1),
+        "wall_s": round(document.wall_time_s, 1),
         "summary": document.summary,
     }
     print(json.dumps(report, indent=1))

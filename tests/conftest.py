@@ -1,8 +1,19 @@
-"""How the tests are shared out between processes."""
+"""How the tests are shared out between processes; and that none of them wrote down a secret."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from planted_secrets import SESSION_MARK, find_in_files, plant
+
+SEARCH_SECONDS = 5.0
+"""As long as the search for secrets may take at the end."""
 
 TOGETHER = (
     "workflows/test_foundation.py",
@@ -29,3 +40,32 @@ def pytest_xdist_make_scheduler(config, log):
             return file if file.endswith(TOGETHER) else nodeid
 
     return TogetherScheduling(config, log)
+
+
+def pytest_configure(config):
+    """Set secrets as a user would: the processes that run tests inherit them."""
+    plant(os.environ)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Search all that the tests have written for the secrets; none may be found."""
+    config = session.config
+    factory = getattr(config, "_tmp_path_factory", None)
+    if hasattr(config, "workerinput") or factory is None or factory._basetemp is None:
+        return
+    begun = time.monotonic()
+    found, n_read = find_in_files(factory.getbasetemp(), mark=SESSION_MARK, seconds=SEARCH_SECONDS)
+    config._secrets = found, n_read, time.monotonic() - begun
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    found, n_read, seconds = getattr(config, "_secrets", ([], 0, 0.0))
+    if n_read:
+        terminalreporter.write_line(
+            f"{n_read} files searched for planted secrets in {seconds:.1f} s: {len(found)} found"
+        )
+    for path in found:
+        terminalreporter.write_line(f"ERROR a planted secret is in {path}", red=True)

@@ -202,7 +202,7 @@ class OverlapTable:
         elements, pairs, start = self.elements, self.pairs, 0
         n_radial = self.basis.n_radial if self.basis else 0
         for kept in self._parts:
-            part = dict(np.load(kept)) if isinstance(kept, Path) else kept
+            part = dict(np.load(kept, allow_pickle=False)) if isinstance(kept, Path) else kept
             counts = np.zeros((len(part["counts"]), len(elements)))
             counts[:, [elements.index(chemical_symbols[z]) for z in part["numbers"]]] = part["counts"]
             features = np.zeros((len(counts), len(pairs), n_radial))

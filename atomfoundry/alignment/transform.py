@@ -293,7 +293,7 @@ class Alignment(BaseModel):
         """
         try:
             alignment = cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
             raise AlignmentError(f"'{path}' is not an alignment: {error}.", remedy="Fit it again.") from error
         if alignment.schema_version > cls.model_fields["schema_version"].default:
             raise AlignmentError(f"'{path}' is of a newer schema.", remedy="Update Atomfoundry.")

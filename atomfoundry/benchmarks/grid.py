@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.benchmarks.base import Benchmark, calculator_label, system_label
+from atomfoundry.benchmarks.kept import KeptItems
 from atomfoundry.benchmarks.labelling import energy_of, single_point
 from atomfoundry.benchmarks.records import Failure
 from atomfoundry.benchmarks.structures import find_frame
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
+    from atomfoundry.checkpoint import Checkpoints
     from atomfoundry.documents import BenchmarkDoc, LabelFailure
 
 
@@ -103,6 +105,7 @@ class GridBenchmark(Benchmark):
         reference: BenchmarkDoc | None = None,
         name: str = "",
         calculator_name: str = "",
+        checkpoints: Checkpoints | None = None,
     ) -> BenchmarkDoc:
         """Label the structures with a calculator and analyse them.
 
@@ -118,30 +121,67 @@ class GridBenchmark(Benchmark):
             Name of the document.
         calculator_name
             How the document names the calculator; default: its own name.
+        checkpoints
+            Where finished items are kept, so that an interrupted run goes on with the others; None: nowhere.
 
         Returns
         -------
         BenchmarkDoc
             Records, summary, failures with their reasons.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end; the same call goes on from the checkpoint.
         """
         started = time.perf_counter()
+        label = calculator_label(calculator, calculator_name)
         items = self._items(atoms)
+        identity = {"settings": self.settings(), "calculator": label}
+        kept = KeptItems(checkpoints, self.benchmark, identity, [item.structure for item in items])
         try:
-            prepared = self._prepare(calculator, atoms)
+            prepared = self._prepared(calculator, atoms, kept, len(items))
         except LabelError as error:
             prepared = atoms
             for item in items:
                 item.failure = Failure(item=item.label, reason=error.reason, message=str(error))
         else:
             items = self._items(prepared)
-            for item in items:
-                try:
-                    self._label(item, calculator)
-                except LabelError as error:
-                    item.frame = None
-                    item.failure = Failure(item=item.label, reason=error.reason, message=str(error))
-        label = calculator_label(calculator, calculator_name)
-        return self._assess(items, prepared, started=started, calculator=label, name=name, reference=reference)
+            for index, item in enumerate(items):
+                if not _recall(item, kept.get(str(index), item.structure)):
+                    with kept.saving():
+                        self._try(item, calculator)
+                    result = item.frame if item.frame is not None else item.failure
+                    assert result is not None
+                    kept.put(str(index), result, item.details)
+                    kept.pause(index + 1, len(items))
+        return self._assess(
+            items,
+            prepared,
+            started=started,
+            calculator=label,
+            name=name,
+            reference=reference,
+            earlier_s=kept.earlier_s,
+        )
+
+    def _prepared(self, calculator: BaseCalculator, atoms: Atoms | None, kept: KeptItems, n: int) -> Atoms | None:
+        known = None if atoms is None else kept.get("prepared", atoms)
+        if known is not None and not isinstance(known[0], Failure):
+            return known[0]
+        prepared = self._prepare(calculator, atoms)
+        if prepared is not None and prepared is not atoms and prepared.calc is not None:
+            kept.put("prepared", prepared)
+            kept.pause(0, n)
+        return prepared
+
+    def _try(self, item: Item, calculator: BaseCalculator) -> None:
+        """Label an item, or take down why that failed."""
+        try:
+            self._label(item, calculator)
+        except LabelError as error:
+            item.frame = None
+            item.failure = Failure(item=item.label, reason=error.reason, message=str(error))
 
     def evaluate(
         self,
@@ -210,6 +250,7 @@ class GridBenchmark(Benchmark):
         calculator: str,
         name: str,
         reference: BenchmarkDoc | None,
+        earlier_s: float = 0.0,
     ) -> BenchmarkDoc:
         records = self._records(items, atoms)
         failures = [item.failure for item in items if item.failure is not None]
@@ -231,7 +272,21 @@ class GridBenchmark(Benchmark):
             n_failed=n_failed,
             failures=failures,
             reference=reference,
+            earlier_s=earlier_s,
         )
+
+
+def _recall(item: Item, known: tuple[Atoms | Failure, dict[str, Any]] | None) -> bool:
+    """Put what is known into an item; False if nothing is."""
+    if known is None:
+        return False
+    result, details = known
+    item.details.update(details)
+    if isinstance(result, Failure):
+        item.failure = result
+    else:
+        item.frame = result
+    return True
 
 
 def _reason(item: Item, failures: Sequence[LabelFailure | Mapping[str, Any]]) -> Failure:

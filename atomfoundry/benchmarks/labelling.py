@@ -12,7 +12,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 
-from atomfoundry.errors import InputError, LabelError
+from atomfoundry.deadline import NoTimeLeftError, must_stop, reason_to_stop, stop_requested
+from atomfoundry.errors import CheckpointError, InputError, LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,12 +35,22 @@ def calculator_boundary(what: str) -> Iterator[None]:
         With reason ``"crashed"``, or the calculator's own `LabelError`.
     InputError
         Passed on unchanged: an unsupported element is the user's matter, not one item's.
+    NoTimeLeftError
+        Passed on unchanged; also if the end of this process has ended the calculation: a queue sends SIGTERM to all
+        processes of a job, so to the calculator's as well, which dies of it, and labels are ended in time.
     """
     try:
         yield
-    except (LabelError, InputError):
+    except LabelError as error:
+        by_signal = error.reason == "crashed" and stop_requested() == "SIGTERM"
+        if by_signal or (error.reason == "timeout" and must_stop()):
+            raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.") from error
+        raise
+    except (InputError, NoTimeLeftError, CheckpointError):
         raise
     except Exception as error:  # a calculator is foreign code and may raise anything
+        if stop_requested() == "SIGTERM":
+            raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.") from error
         raise LabelError(f"{what}: {type(error).__name__}: {error}", reason="crashed") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,12 +17,20 @@ from atomfoundry.benchmarks.base import Benchmark, calculator_label, system_labe
 from atomfoundry.benchmarks.labelling import calculator_boundary, consistent_energy
 from atomfoundry.benchmarks.md_health import HealthCheck, degrees_of_freedom, remove_overall_motion
 from atomfoundry.benchmarks.records import Failure
+from atomfoundry.checkpoint.dynamics import (
+    describe_step,
+    dynamics_state,
+    restore_dynamics,
+    steps_of,
+    structure_identity,
+)
 from atomfoundry.errors import ConfigurationError, LabelError, StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
+    from atomfoundry.checkpoint import Checkpoint, Checkpoints, Saved
     from atomfoundry.documents import BenchmarkDoc
 
 MINIMUM_STEPS = 3
@@ -105,6 +114,7 @@ class NVEDrift(Benchmark):
         reference: BenchmarkDoc | None = None,
         name: str = "",
         calculator_name: str = "",
+        checkpoints: Checkpoints | None = None,
     ) -> BenchmarkDoc:
         """Run the dynamics and fit the drift.
 
@@ -120,6 +130,9 @@ class NVEDrift(Benchmark):
             Name of the document.
         calculator_name
             How the document names the calculator; default: its own name.
+        checkpoints
+            Where the run is kept, so that it can be interrupted at any step and goes on bit for bit; None: it
+            begins from the start every time.
 
         Returns
         -------
@@ -132,16 +145,26 @@ class NVEDrift(Benchmark):
         ------
         StructureError
             If there are fewer than two atoms.
+        NoTimeLeftError
+            If the process must end; the same call goes on from the checkpoint.
+        CheckpointError
+            If the checkpoint is corrupt.
         """
         started = time.perf_counter()
         moving = self._supercell(atoms)
-        curve = _Curve()
+        checkpoint = saved = None
+        if checkpoints is not None:
+            identity = {"settings": self.settings(), "calculator": calculator_label(calculator, calculator_name)}
+            checkpoint = checkpoints.open(self.benchmark, {**identity, **structure_identity(moving)})
+            saved = checkpoint.load()
+        course = _Course(self, moving, checkpoint, saved)
+        earlier = 0.0 if checkpoint is None else checkpoint.earlier_s
         failures: list[Failure] = []
         try:
             with calculator_boundary("NVE dynamics"):
                 moving.calc = calculator
-                self._equilibrate(moving)
-                self._measure(moving, curve)
+                course.equilibrate()
+                course.measure()
         except LabelError as error:
             failures.append(Failure(item="trajectory", reason=error.reason, message=str(error)))
         return self._document(
@@ -149,12 +172,13 @@ class NVEDrift(Benchmark):
             calculator=calculator_label(calculator, calculator_name),
             system=system_label(atoms),
             name=name,
-            records=curve.records(self.max_records),
-            summary=self._summary(curve, failures, n_atoms=len(moving)),
+            records=course.curve.records(self.max_records),
+            summary=self._summary(course.curve, failures, n_atoms=len(moving)),
             n_items=1,
             n_failed=len(failures),
             failures=failures,
             reference=reference,
+            earlier_s=earlier,
         )
 
     def _supercell(self, atoms: Atoms) -> Atoms:
@@ -168,43 +192,6 @@ class NVEDrift(Benchmark):
             )
         moving.set_constraint()
         return moving
-
-    def _equilibrate(self, moving: Atoms) -> None:
-        rng = np.random.default_rng(self.seed)
-        target = 2 * self.temperature if self.start == "double" else self.temperature
-        spread = np.sqrt(units.kB * target * moving.get_masses())[:, None]
-        moving.set_momenta(spread * rng.standard_normal((len(moving), 3)))
-        remove_overall_motion(moving)
-        kinetic = moving.get_kinetic_energy()
-        wanted = 0.5 * degrees_of_freedom(moving) * units.kB * target
-        moving.set_momenta(moving.get_momenta() * np.sqrt(wanted / kinetic))
-        steps = round(self.equilibration / self.timestep)
-        if steps == 0:
-            return
-        if self.start == "langevin":
-            dynamics: Any = Langevin(
-                moving,
-                self.timestep * units.fs,
-                temperature_K=self.temperature,
-                friction=self.friction / units.fs,
-                fixcm=False,
-                rng=rng,
-            )
-        else:
-            dynamics = VelocityVerlet(moving, self.timestep * units.fs)
-        health = HealthCheck(moving, temperature=self.temperature, interval=self.check_interval)
-        for step, _ in enumerate(dynamics.irun(steps)):
-            health.check(step, consistent_energy(moving) + moving.get_kinetic_energy(), conserved=False)
-        if self.start == "langevin":
-            remove_overall_motion(moving)
-
-    def _measure(self, moving: Atoms, curve: _Curve) -> None:
-        dynamics = VelocityVerlet(moving, self.timestep * units.fs)
-        health = HealthCheck(moving, temperature=self.temperature, interval=self.check_interval)
-        for step, _ in enumerate(dynamics.irun(round(self.duration / self.timestep))):
-            energy = consistent_energy(moving) + moving.get_kinetic_energy()
-            curve.add(step * self.timestep, energy / len(moving), health.temperature())
-            health.check(step, energy, conserved=True)
 
     def _summary(self, curve: _Curve, failures: Sequence[Failure], *, n_atoms: int) -> dict[str, Any]:
         slope, fluctuation = curve.fit()
@@ -221,6 +208,83 @@ class NVEDrift(Benchmark):
         }
 
 
+class _Course:
+    """The course of one run: equilibration, measurement, and where they go on."""
+
+    def __init__(self, drift: NVEDrift, moving: Atoms, checkpoint: Checkpoint | None, saved: Saved | None) -> None:
+        self.drift, self.moving, self.checkpoint, self.saved = drift, moving, checkpoint, saved
+        self.curve = _Curve()
+
+    def equilibrate(self) -> None:
+        drift, moving = self.drift, self.moving
+        if self.saved is not None and self.saved.state["stage"] != "equilibration":
+            return
+        rng = np.random.default_rng(drift.seed)
+        if self.saved is None:
+            self._draw_momenta(rng)
+        steps = round(drift.equilibration / drift.timestep)
+        if steps == 0:
+            return
+        if drift.start == "langevin":
+            dynamics: Any = Langevin(
+                moving,
+                drift.timestep * units.fs,
+                temperature_K=drift.temperature,
+                friction=drift.friction / units.fs,
+                fixcm=False,
+                rng=rng,
+            )
+        else:
+            dynamics = VelocityVerlet(moving, drift.timestep * units.fs)
+        self._run(dynamics, steps, stage="equilibration")
+        if drift.start == "langevin":
+            remove_overall_motion(moving)
+
+    def measure(self) -> None:
+        dynamics = VelocityVerlet(self.moving, self.drift.timestep * units.fs)
+        self._run(dynamics, round(self.drift.duration / self.drift.timestep), stage="measurement")
+
+    def _draw_momenta(self, rng: np.random.Generator) -> None:
+        drift, moving = self.drift, self.moving
+        target = 2 * drift.temperature if drift.start == "double" else drift.temperature
+        spread = np.sqrt(units.kB * target * moving.get_masses())[:, None]
+        moving.set_momenta(spread * rng.standard_normal((len(moving), 3)))
+        remove_overall_motion(moving)
+        kinetic = moving.get_kinetic_energy()
+        wanted = 0.5 * degrees_of_freedom(moving) * units.kB * target
+        moving.set_momenta(moving.get_momenta() * np.sqrt(wanted / kinetic))
+
+    def _run(self, dynamics: Any, steps: int, *, stage: str) -> None:
+        moving, timestep = self.moving, self.drift.timestep
+        measured = stage == "measurement"
+        health = HealthCheck(moving, temperature=self.drift.temperature, interval=self.drift.check_interval)
+        saved, self.saved = self.saved, None
+        if saved is not None:
+            restore_dynamics(dynamics, saved)
+            health.previous = saved.state["previous"]
+            self.curve = _Curve.of(saved)
+        for step in steps_of(dynamics, steps, continued=saved is not None):
+            energy = consistent_energy(moving) + moving.get_kinetic_energy()
+            if measured:
+                self.curve.add(step * timestep, energy / len(moving), health.temperature())
+            health.check(step, energy, conserved=measured)
+            if self.checkpoint is not None and not (measured and step == steps):
+                self.checkpoint.tell(partial(self._describe, stage, step, steps, health), step / steps)
+                self.checkpoint.keep(
+                    partial(self._collect, dynamics, stage, health), what=f"NVE {stage}, step {step} of {steps}"
+                )
+
+    def _collect(self, dynamics: Any, stage: str, health: HealthCheck) -> Saved:
+        saved = dynamics_state(dynamics)
+        saved.arrays |= self.curve.arrays()
+        saved.state |= {"stage": stage, "previous": health.previous}
+        return saved
+
+    def _describe(self, stage: str, step: int, steps: int, health: HealthCheck) -> str:
+        ps = step * self.drift.timestep / 1000
+        return f"NVE {stage} of {system_label(self.moving)}: {describe_step(step, steps, health.temperature(), ps)}"
+
+
 class _Curve:
     """Time (fs), total energy (eV/atom) and temperature (K) of every step."""
 
@@ -228,6 +292,21 @@ class _Curve:
         self.times: list[float] = []
         self.energies: list[float] = []
         self.temperatures: list[float] = []
+
+    @classmethod
+    def of(cls, saved: Saved) -> _Curve:
+        curve = cls()
+        curve.times, curve.energies, curve.temperatures = (
+            saved.arrays[f"curve/{name}"].tolist() for name in ("times", "energies", "temperatures")
+        )
+        return curve
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "curve/times": np.array(self.times),
+            "curve/energies": np.array(self.energies),
+            "curve/temperatures": np.array(self.temperatures),
+        }
 
     def add(self, time_fs: float, energy: float, temperature: float) -> None:
         self.times.append(time_fs)

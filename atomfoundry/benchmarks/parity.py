@@ -17,6 +17,7 @@ from atomfoundry.benchmarks.error_statistics import (
     error_metrics,
     parity_points,
 )
+from atomfoundry.benchmarks.kept import KeptItems
 from atomfoundry.benchmarks.labelling import energy_of, forces_of, single_point, stress_of
 from atomfoundry.benchmarks.records import Failure
 from atomfoundry.errors import ConfigurationError, LabelError, StructureError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
+    from atomfoundry.checkpoint import Checkpoints
     from atomfoundry.documents import BenchmarkDoc
 
 
@@ -73,6 +75,7 @@ class Parity(Benchmark):
         reference: BenchmarkDoc | None = None,
         name: str = "",
         calculator_name: str = "",
+        checkpoints: Checkpoints | None = None,
     ) -> BenchmarkDoc:
         """Predict labelled frames and compare with their labels.
 
@@ -88,21 +91,46 @@ class Parity(Benchmark):
             Name of the document.
         calculator_name
             How the document names the calculator; default: its own name.
+        checkpoints
+            Where finished items are kept, so that an interrupted run goes on with the others; None: nowhere.
 
         Returns
         -------
         BenchmarkDoc
             See `evaluate`.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end; the same call goes on from the checkpoint.
         """
         started = time.perf_counter()
+        label = calculator_label(calculator, calculator_name)
+        identity = {"settings": self.settings(), "calculator": label}
+        kept = KeptItems(checkpoints, self.benchmark, identity, atoms)
         predictions: list[Atoms | Failure] = []
         for index, frame in enumerate(atoms):
-            try:
-                predictions.append(single_point(frame, calculator, what=_item(frame, index)))
-            except LabelError as error:
-                predictions.append(Failure(item=_item(frame, index), reason=error.reason, message=str(error)))
-        label = calculator_label(calculator, calculator_name)
-        return self._compare(predictions, atoms, started, calculator=label, name=name, reference=reference)
+            known = kept.get(str(index), frame)
+            if known is None:
+                try:
+                    with kept.saving():
+                        prediction: Atoms | Failure = single_point(frame, calculator, what=_item(frame, index))
+                except LabelError as error:
+                    prediction = Failure(item=_item(frame, index), reason=error.reason, message=str(error))
+                kept.put(str(index), prediction)
+                kept.pause(index + 1, len(atoms))
+            else:
+                prediction = known[0]
+            predictions.append(prediction)
+        return self._compare(
+            predictions,
+            atoms,
+            started,
+            calculator=label,
+            name=name,
+            reference=reference,
+            earlier_s=kept.earlier_s,
+        )
 
     def evaluate(
         self,
@@ -168,6 +196,7 @@ class Parity(Benchmark):
         calculator: str,
         name: str,
         reference: BenchmarkDoc | None,
+        earlier_s: float = 0.0,
     ) -> BenchmarkDoc:
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {quantity: [] for quantity in UNITS}
         records: list[dict[str, Any]] = []
@@ -203,6 +232,7 @@ class Parity(Benchmark):
             n_failed=len(failures),
             failures=failures,
             reference=reference,
+            earlier_s=earlier_s,
         )
 
     def _values(self, prediction: Atoms, frame: Atoms) -> dict[str, tuple[np.ndarray, np.ndarray]]:

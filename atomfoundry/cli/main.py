@@ -1,4 +1,4 @@
-"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use."""
+"""The ``atomfoundry`` command. Exit codes: 0 done, 1 failed work, 2 wrong use, 75 not at its end: run it again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from atomfoundry import __version__
 from atomfoundry.cli.align import align_command
+from atomfoundry.cli.cluster import cancel_command, submit_command, sweep_command, worker_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
 from atomfoundry.cli.doctor import doctor_command
@@ -16,10 +17,13 @@ from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
+from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
-from atomfoundry.cli.results import lineage_command, report_command, results_command
+from atomfoundry.cli.provenance import export_crate_command, lineage_command, restore_command, withdraw_command
+from atomfoundry.cli.results import report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
+from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError
 from atomfoundry.errors import AtomfoundryError, InputError
 
 app = typer.Typer(
@@ -50,9 +54,16 @@ def _root(
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("retry")(retry_command)
+app.command("cancel")(cancel_command)
+app.command("submit")(submit_command)
+app.command("worker")(worker_command)
+app.command("sweep")(sweep_command)
 app.command("doctor")(doctor_command)
 app.command("results")(results_command)
 app.command("lineage")(lineage_command)
+app.command("withdraw")(withdraw_command)
+app.command("restore")(restore_command)
+app.command("export-crate")(export_crate_command)
 app.command("report")(report_command)
 app.command("harvest")(harvest_command)
 app.command("inputs")(inputs_command)
@@ -62,6 +73,7 @@ app.command("export")(export_command)
 dataset_app.command("align")(align_command)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(engine_app, name="engine")
+app.add_typer(init_app, name="init")
 
 
 def main() -> None:
@@ -71,6 +83,9 @@ def main() -> None:
     except InputError as error:
         fail(error)
         sys.exit(2)
+    except NoTimeLeftError as error:
+        fail(error)
+        sys.exit(NO_TIME_STATUS)
     except AtomfoundryError as error:
         fail(error)
         sys.exit(1)

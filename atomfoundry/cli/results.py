@@ -1,4 +1,4 @@
-"""``atomfoundry results``, ``lineage`` and ``report``."""
+"""``atomfoundry results`` and ``report``."""
 
 from __future__ import annotations
 
@@ -32,14 +32,6 @@ class Kind(StrEnum):
     uncertainties = "uncertainties"
     selections = "selections"
     reports = "reports"
-
-
-class LineageFormat(StrEnum):
-    """How lineage is written."""
-
-    tree = "tree"
-    mermaid = "mermaid"
-    prov_json = "prov-json"
 
 
 def parse_where(conditions: list[str]) -> dict[str, Any]:
@@ -95,6 +87,7 @@ def results_command(
                     "index": r.index,
                     "name": r.name,
                     "completed_at": r.completed_at,
+                    "stale": r.stale,
                     "document": r.document.model_dump(mode="json"),
                 }
                 for r in results
@@ -107,7 +100,15 @@ def results_command(
     if not rows:
         console.print(f"No {kind.value}.")
         return
-    print_table([*columns, "uuid"], [[*cells, uuid] for cells, uuid in zip(rows, uuids, strict=True)])
+    marks = [_stale(result.stale) for result in results for _ in row(result.document)]
+    extra = ["stale"] if any(marks) else []
+    table = zip(rows, uuids, marks, strict=True)
+    print_table([*columns, "uuid", *extra], [[*cells, uuid, *([mark] if extra else [])] for cells, uuid, mark in table])
+
+
+def _stale(marks: list[dict[str, Any]]) -> str:
+    """Say in a table that a result holds or was made from withdrawn labels."""
+    return f"{len(marks)} withdrawn" if marks else ""
 
 
 def _of_output(query: dict[str, Any]) -> dict[str, Any]:
@@ -260,26 +261,6 @@ _TABLES: dict[Kind, tuple[list[str], Callable[[Any], list[list[Any]]]]] = {
     ),
     Kind.reports: (["title", "sha256"], lambda doc: [[doc.title, doc.html.sha256[:12]]]),
 }
-
-
-def lineage_command(
-    uuid: Annotated[str, typer.Argument(help="uuid of a result, or its unique beginning.")],
-    output_format: Annotated[LineageFormat, typer.Option("--format", "-f")] = LineageFormat.tree,
-    descendants: Annotated[bool, typer.Option("--forward", help="What was made from it, instead.")] = False,
-    project: ProjectOption = None,
-) -> None:
-    """Walk from a result back to the structures it was made from."""
-    from atomfoundry.results import lineage_formats, open_results
-    from atomfoundry.results.lineage import descendants as forward
-    from atomfoundry.results.lineage import lineage
-
-    graph = (forward if descendants else lineage)(open_results(find_project(project)), uuid)
-    if output_format is LineageFormat.tree:
-        console.print(lineage_formats.to_tree(graph))
-    elif output_format is LineageFormat.mermaid:
-        console.file.write(lineage_formats.to_mermaid(graph) + "\n")
-    else:
-        print_json(lineage_formats.to_prov_json(graph))
 
 
 def report_command(

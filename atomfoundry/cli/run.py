@@ -41,7 +41,7 @@ def run_command(
     from atomfoundry.running import is_finished, run
     from atomfoundry.settings import settings
 
-    maker = _maker(target, structures=structures, engine=engine, seed=seed)
+    maker = flow_maker(target, structures=structures, engine=engine, seed=seed)
     folder = project or settings().project or Path(Path(target).stem)
     flow = maker.make()
     # what is finished needs no engine: it may be gone by now
@@ -57,7 +57,8 @@ def run_command(
         raise typer.Exit(1)
 
 
-def _maker(target: str, *, structures: list[str] | None, engine: str | None, seed: int | None) -> Maker:
+def flow_maker(target: str, *, structures: list[str] | None, engine: str | None, seed: int | None) -> Maker:
+    """Return the Maker that a preset or a flow file names, with what the command line changes."""
     from atomfoundry.workflows.flow_file import flow_file_arguments, list_presets, load_flow_file, load_preset
 
     overrides: dict[str, Any] = {}
@@ -97,15 +98,29 @@ def status_command(project: ProjectOption = None, as_json: JsonOption = False) -
         )
         for failure in run.failures:
             console.print(f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True)
-            console.print(f"       folder {failure.folder}", highlight=False, soft_wrap=True)
+            where = f"{failure.folder} on {failure.host}" if failure.host else str(failure.folder)
+            console.print(f"       folder {where}", highlight=False, soft_wrap=True)
+            for line in failure.log.splitlines():
+                console.print(f"       | {line}", highlight=False, soft_wrap=True, markup=False)
+        if run.failures:
+            console.print("       Mend the cause, then: atomfoundry retry", highlight=False)
 
 
 def retry_command(project: ProjectOption = None, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
-    """Run failed, blocked and cancelled jobs again."""
+    """Run failed, blocked and cancelled jobs again; in a project with a LaunchPad the workers run them."""
     from atomfoundry.cli.summary import print_summary, summarise
-    from atomfoundry.running import resume
+    from atomfoundry.results.project import Project
+    from atomfoundry.running import resume, retry
+    from atomfoundry.running.status import has_launchpad
 
     folder = find_project(project)
+    if has_launchpad(Project.open(folder)):
+        n_jobs = retry(folder)
+        if as_json:
+            print_json({"n_set_back": n_jobs})
+        else:
+            console.print(f"{n_jobs} jobs set back; workers take them from here.", highlight=False)
+        return
     result = resume(folder, workers=workers, progress=not as_json, retry_failed=True)
     summary = summarise(folder, result)
     if as_json:

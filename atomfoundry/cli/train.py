@@ -64,6 +64,10 @@ def train_command(
         list[str] | None,
         typer.Option(help="Fraction for validation (default: 0.1), or a validation set, also as NAME=DATA."),
     ] = None,
+    split_groups: Annotated[
+        bool,
+        typer.Option("--split-groups", help="Hold out frames of groups that are trained on, e.g. of one trajectory."),
+    ] = False,
     energies: Annotated[
         Energies | None, typer.Option(help="Isolated-atom energies: labelled, or fitted (default: isolated).")
     ] = None,
@@ -82,8 +86,10 @@ def train_command(
 ) -> None:
     """Train a model from labelled frames; the same command goes on where it was stopped.
 
+    Exit status 75: not at its end, because the process was asked to stop or its time was up; run it again.
     The folder gets model/, history.json, training.json (settings, data, errors, versions) and errors.html.
     """
+    from atomfoundry.deadline import stop_signals
     from atomfoundry.models.train_plan import training_plan
     from atomfoundry.models.training_folder import train_folder
 
@@ -99,13 +105,15 @@ def train_command(
         values["seed"] = seed
     if start is not None:
         values["start"] = str(start)
+    if split_groups:
+        values["split_groups"] = True
     for key, value in _changes(change or []):
         group, _, name = key.rpartition(".")
         _nested(values, [group or "training", name], value)
     if epochs is not None:
         _nested(values, ["training", "max_epochs"], epochs)
     plan = training_plan(values, where=str(settings or "command line"))
-    with _progress(plan.settings().max_epochs, shown=not (quiet or as_json)) as show:
+    with stop_signals(), _progress(plan.settings().max_epochs, shown=not (quiet or as_json)) as show:
         say = (lambda text: None) if as_json or quiet else (lambda text: errors.print(text, highlight=False))
         trained = train_folder(plan, output, callback=show, say=say, provenance=_provenance())
     record = trained.record

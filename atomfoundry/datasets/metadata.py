@@ -36,9 +36,16 @@ class StoredFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    file: str
+    file: str = Field(description="Name in the folder")
     sha256: str
     size: int = Field(description="Bytes")
+
+    @field_validator("file")
+    @classmethod
+    def _in_the_folder(cls, name: str) -> str:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no name of a file in the folder")
+        return name
 
 
 class Shard(StoredFile):

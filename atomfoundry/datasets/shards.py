@@ -48,7 +48,7 @@ class OpenShard:
         self.rows: NDArray[np.int64] | None = None
         if shard.rows is not None:
             check_file(folder, shard.rows)
-            self.rows = np.load(folder / shard.rows.file, mmap_mode="r")
+            self.rows = _rows(folder / shard.rows.file)
         self.n_frames = self.reader.n_rows if self.rows is None else len(self.rows)
         if self.n_frames != shard.n_frames:
             raise DatasetError(
@@ -122,6 +122,17 @@ class OpenShard:
             labels={kind: self.labels(name) for kind, name in _KINDS.items()},
             flags=self.column("flags"),
         )
+
+
+def _rows(path: Path) -> NDArray[np.int64]:
+    """Map the file of row numbers; pickled objects are not read."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"'{path}' is no array: {error}.", remedy="Copy or write the dataset again.") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise DatasetError(f"'{path}' is no list of row numbers.", remedy="Copy or write the dataset again.")
+    return rows
 
 
 _KINDS = {"sources": "source", "samplings": "sampling", "levels": "level"}

@@ -27,9 +27,9 @@ class LabelDoc(FoundryDocument):
     frame_id: str
     level_id: str
     engine: str
-    status: Literal["ok", "failed"]
-    reason: str | None = Field(default=None, description="Reason code of a failure, e.g. 'unconverged'")
-    message: str | None = None
+    status: Literal["ok", "failed", "withdrawn"]
+    reason: str | None = Field(default=None, description="Reason code of a failure, e.g. 'unconverged', or 'withdrawn'")
+    message: str | None = Field(default=None, description="What failed, or why the label was withdrawn")
     energy: float | None = Field(default=None, description="eV, the energy that the forces are derivatives of")
     forces: list[list[float]] | None = Field(default=None, description="eV/A, (N, 3)")
     stress: list[float] | None = Field(default=None, description="eV/A^3, Voigt, tension positive; None: none")
@@ -40,6 +40,7 @@ class LabelDoc(FoundryDocument):
     host: str = ""
     job_uuid: str | None = None
     attempts: int = 1
+    withdrawn_at: str | None = Field(default=None, description="UTC, ISO 8601")
 
 
 class LabelFailure(BaseModel):

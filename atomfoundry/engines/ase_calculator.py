@@ -186,16 +186,14 @@ class CalculatorEngine(Engine):
 
 
 @dataclass(kw_only=True)
-class AseCalculatorEngine(CalculatorEngine):
-    """A calculator class or factory function of any installed package.
+class NamedCalculatorEngine(CalculatorEngine):
+    """A calculator named by its import path, wherever it runs: where is no part of its level of theory.
 
     Parameters
     ----------
     calculator_class
         Import path, e.g. ``"ase.calculators.emt.EMT"`` or ``"my_package.potentials:make_calculator"``.
     """
-
-    name: ClassVar[str] = "ase"
 
     calculator_class: str
 
@@ -206,6 +204,19 @@ class AseCalculatorEngine(CalculatorEngine):
             return LevelOfTheory(**self.level_of_theory)
         path = self.calculator_class.replace(":", ".")
         return LevelOfTheory(code="ase", method=path.rpartition(".")[2], extra={"class": path, **self.level_extra()})
+
+
+@dataclass(kw_only=True)
+class AseCalculatorEngine(NamedCalculatorEngine):
+    """A calculator class or factory function of any installed package.
+
+    Parameters
+    ----------
+    calculator_class
+        Import path, e.g. ``"ase.calculators.emt.EMT"`` or ``"my_package.potentials:make_calculator"``.
+    """
+
+    name: ClassVar[str] = "ase"
 
     def check_available(self) -> None:
         """Check that the class can be imported and the packages have their versions.

@@ -115,7 +115,7 @@ def stay_beside(command: list[str], parent: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with(own)
         try:
-            os.execvp(command[0], command)
+            os.execvp(command[0], command)  # nosec B606 # no shell is wanted; the command is the user's own setting
         except OSError as error:
             os.write(2, f"{command[0]}: {error.strerror}\n".encode())
             os._exit(127)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from atomfoundry.datasets.structure_record import structure_of
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.harvest.levels import vasp_level
 from atomfoundry.harvest.run import ParseFailure, Run, Step, describe, labelled_step
@@ -155,8 +156,6 @@ def taskdoc_run(document: Mapping[str, Any]) -> Run:
     ParseFailure
         If it is no such document.
     """
-    from pymatgen.core import Structure
-
     calcs = document.get("calcs_reversed")
     if not isinstance(calcs, list) or not calcs:
         raise ParseFailure("unreadable", "a document without calcs_reversed")
@@ -165,7 +164,7 @@ def taskdoc_run(document: Mapping[str, Any]) -> Run:
         for calc in reversed(calcs):
             limit = int((calc.get("input", {}).get("parameters") or {}).get("NELM", 60))
             for record in calc["output"]["ionic_steps"]:
-                structure = Structure.from_dict(record["structure"])
+                structure = structure_of(record["structure"])
                 atoms = Atoms(
                     [site.specie.Z for site in structure],
                     structure.cart_coords,

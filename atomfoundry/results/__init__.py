@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from atomfoundry.results.database import Result, ResultsDB, open_results
     from atomfoundry.results.job_store import FoundryJobStore
     from atomfoundry.results.labels import LabelStore
-    from atomfoundry.results.lineage import LineageGraph
+    from atomfoundry.results.lineage_graph import LineageGraph
+    from atomfoundry.results.mongo_store import FoundryMongoStore
+    from atomfoundry.results.mongodb import MongoConnection
     from atomfoundry.results.progress import checkpoint_directory, report_progress
     from atomfoundry.results.project import (
         Project,
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "ArtifactStore": "artifacts",
     "FoundryJobStore": "job_store",
+    "FoundryMongoStore": "mongo_store",
     "LabelStore": "labels",
-    "LineageGraph": "lineage",
+    "LineageGraph": "lineage_graph",
+    "MongoConnection": "mongodb",
     "Project": "project",
     "Result": "database",
     "ResultsDB": "database",
@@ -42,8 +46,10 @@ _HOMES = {
 __all__ = [
     "ArtifactStore",
     "FoundryJobStore",
+    "FoundryMongoStore",
     "LabelStore",
     "LineageGraph",
+    "MongoConnection",
     "Project",
     "Result",
     "ResultsDB",

@@ -91,6 +91,8 @@ def hash_path(path: str | Path) -> tuple[str, int]:
 
 
 def _fingerprint(path: Path) -> _Fingerprint:
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a symbolic link.", remedy="Store the file it points to; links are refused.")
     files = [("", path)] if path.is_file() else list(_files(path))
     return tuple((relative, file.stat().st_mtime_ns, file.stat().st_size) for relative, file in files)
 

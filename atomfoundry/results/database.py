@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -55,6 +55,8 @@ class Result(Generic[D]):
     """The job's name."""
     completed_at: str
     document: D
+    stale: list[dict[str, Any]] = field(default_factory=list)
+    """Withdrawn labels that it holds or was made from, see ``atomfoundry.results.stale.StaleMark``."""
 
 
 def plain(value: Any) -> Any:
@@ -173,6 +175,7 @@ class ResultsDB:
                 name=found.get("name") or "",
                 completed_at=found.get("completed_at") or "",
                 document=parse(found["output"], f"job {found['uuid']}"),
+                stale=found.get("stale") or [],
             )
             for found in self.store.query(criteria, sort={"completed_at": 1}, limit=limit, load=True)
         ]
@@ -355,7 +358,7 @@ class ResultsDB:
         """
         uuid = self.find_uuid(uuid)
         criteria: dict = {"uuid": uuid} if index is None else {"uuid": uuid, "index": index}
-        found = self.store.query_one(criteria, ["uuid", "index", "name", "completed_at"], sort={"index": -1})
+        found = self.store.query_one(criteria, ["uuid", "index", "name", "completed_at", "stale"], sort={"index": -1})
         if found is None:
             raise ProjectError(f"Job {uuid} has no output {index}.", remedy="Leave the index out.")
         output = self.store.get_output(uuid, which=found["index"], load=True)
@@ -365,6 +368,7 @@ class ResultsDB:
             name=found.get("name") or "",
             completed_at=found.get("completed_at") or "",
             document=parse(output, f"job {uuid}"),
+            stale=found.get("stale") or [],
         )
 
 

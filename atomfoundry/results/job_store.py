@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from jobflow import CURRENT_JOB, Job, JobStore
@@ -12,6 +14,9 @@ from jobflow.core.reference import OnMissing
 from monty.json import jsanitize
 
 from atomfoundry.documents import JobReference
+from atomfoundry.documents.decoding import check_document
+
+logger = logging.getLogger(__name__)
 
 
 class _Reads:
@@ -29,6 +34,9 @@ class _Reads:
 
 
 _READS = _Reads()
+
+_LOOKED_AT: ContextVar[str | None] = ContextVar("looked_at", default=None)
+"""uuid of the output that is read while no job runs."""
 
 
 def recorded_inputs(job: Job) -> list[JobReference] | None:
@@ -75,6 +83,44 @@ def with_inputs(docs: Any) -> Any:
     return made
 
 
+def with_marks(store: JobStore, docs: Any) -> Any:
+    """Add the marks of withdrawn labels that documents have by what their jobs read.
+
+    Parameters
+    ----------
+    store
+        Where the documents go.
+    docs
+        One or more jobflow documents.
+
+    Returns
+    -------
+    Any
+        The same; documents with marks as dictionaries with a field ``stale``.
+    """
+    from atomfoundry.errors import AtomfoundryError
+    from atomfoundry.results.project import current_project
+    from atomfoundry.results.stale import inherited_marks
+
+    try:
+        project = current_project()
+    except AtomfoundryError:
+        return docs  # jobs outside of a project have no table of labels
+    made = []
+    for doc in docs if isinstance(docs, list) else [docs]:
+        if isinstance(doc, dict) and "inputs" in doc:
+            try:
+                marks = inherited_marks(project, store.docs_store, doc)
+            except AtomfoundryError as error:
+                # never at the price of a result
+                logger.warning("The marks of '%s' are not known: %s", doc.get("name"), error)
+                marks = []
+            if marks:
+                doc = {**doc, "stale": marks}
+        made.append(doc)
+    return made
+
+
 class FoundryJobStore(JobStore):
     """JobStore that records each (uuid, index) read while a job runs, and writes blobs before documents.
 
@@ -108,10 +154,19 @@ class FoundryJobStore(JobStore):
         ------
         ValueError
             If the job has no output.
+        UntrustedDocumentError
+            If no job runs, and the output, or one that it refers to, names a class that is not trusted: looking at
+            results imports nothing. A job decodes what it reads, as it is code itself.
         """
         job = CURRENT_JOB.job
         if job is None:
-            return super().get_output(uuid, which, load, cache, on_missing)
+            if which == "all":
+                check_document(list(self.query({"uuid": uuid}, ["output"])), where=f"The output of job {uuid}")
+            token = _LOOKED_AT.set(uuid)
+            try:
+                return super().get_output(uuid, which, load, cache, on_missing)
+            finally:
+                _LOOKED_AT.reset(token)
         if which == "all":
             indices = [doc["index"] for doc in self.query({"uuid": uuid}, ["index"], sort={"index": 1})]
         elif isinstance(which, int):
@@ -143,7 +198,11 @@ class FoundryJobStore(JobStore):
         # jobflow looks a reference up before reading it: from then on this job is known to be served by us.
         if CURRENT_JOB.job is not None:
             _READS.of(CURRENT_JOB.job)
-        return super().query_one(criteria, properties, sort, load)
+        found = super().query_one(criteria, properties, sort, load)
+        # jobflow decodes an output that holds references to others as soon as it has them
+        if _LOOKED_AT.get() is not None:
+            check_document(found, where=f"The output of job {_LOOKED_AT.get()}")
+        return found
 
     def update(self, docs: Any, key: list | str | None = None, save: Any = None) -> None:
         """Insert or replace documents; large objects first, so that no document points at a missing blob.
@@ -159,7 +218,7 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        docs = with_inputs(docs)
+        docs = with_marks(self, with_inputs(docs))
         if not (save or self.save):
             super().update(docs, key, save)
             return

@@ -1,16 +1,14 @@
-"""A lineage as a tree for the terminal, as a Mermaid diagram, as W3C PROV-JSON."""
+"""A lineage as a tree for the terminal, as a Mermaid diagram, as plain JSON."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.results.lineage import POINTS, READ, REPLACES, SPAWNED, Key, LineageGraph, LineageNode
+from atomfoundry.results.lineage_graph import READ, LineageGraph
+from atomfoundry.results.lineage_summary import summarise_lineage
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-
-PREFIX = "urn:atomfoundry:"
 
 
 def to_tree(graph: LineageGraph) -> Tree:
@@ -78,29 +76,8 @@ def to_mermaid(graph: LineageGraph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _entity(key: Key) -> str:
-    return f"foundry:output_{key[0]}_{key[1]}"
-
-
-def _activity(key: Key) -> str:
-    return f"foundry:job_{key[0]}_{key[1]}"
-
-
-def _times(node: LineageNode) -> tuple[str | None, str | None]:
-    started = node.provenance.get("started_at")
-    if started:
-        begin = datetime.fromisoformat(started)
-        return begin.isoformat(), (begin + timedelta(seconds=node.provenance["wall_time_s"])).isoformat()
-    if node.completed_at:
-        # jobflow writes local time without saying so.
-        return None, datetime.fromisoformat(node.completed_at).astimezone().isoformat()
-    return None, None
-
-
-def to_prov_json(graph: LineageGraph) -> dict[str, Any]:
-    """Write a lineage in the structure of the W3C submission PROV-JSON (2013).
-
-    Outputs are entities, jobs activities, the code that ran is a software agent.
+def to_json(graph: LineageGraph) -> dict[str, Any]:
+    """Write a lineage as plain content: nodes, edges and what they come down to.
 
     Parameters
     ----------
@@ -110,62 +87,27 @@ def to_prov_json(graph: LineageGraph) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON content.
+        ``root``, ``nodes``, ``edges`` and ``summary``; a node is named by ``uuid`` and ``index``.
     """
-    record: dict[str, Any] = {
-        "prefix": {
-            "foundry": PREFIX,
-            "prov": "http://www.w3.org/ns/prov#",
-            "xsd": "http://www.w3.org/2001/XMLSchema#",
-        },
-        "entity": {},
-        "activity": {},
-        "agent": {},
-        "wasGeneratedBy": {},
-        "used": {},
-        "wasDerivedFrom": {},
-        "wasInformedBy": {},
-        "wasAssociatedWith": {},
-    }
-
-    def relate(relation: str, **members: str | None) -> None:
-        content = {f"prov:{name}": value for name, value in members.items() if value}
-        record[relation][f"_:{relation}{len(record[relation]) + 1}"] = content
-
-    for key, node in graph.nodes.items():
-        entity: dict[str, Any] = {"prov:label": node.label}
-        if node.kind:
-            entity["prov:type"] = {"$": f"foundry:{node.kind}", "type": "xsd:QName"}
-        for name, sha256 in node.artifacts.items():
-            entity[f"foundry:{name}_sha256"] = sha256
-        record["entity"][_entity(key)] = entity
-        if node.missing:
-            continue
-        started, ended = _times(node)
-        activity: dict[str, Any] = {"prov:label": node.name}
-        if started:
-            activity["prov:startTime"] = started
-        if ended:
-            activity["prov:endTime"] = ended
-        for name in ("host", "device", "seed", "settings_hash", "git_commit"):
-            if node.provenance.get(name) is not None:
-                activity[f"foundry:{name}"] = node.provenance[name]
-        record["activity"][_activity(key)] = activity
-        relate("wasGeneratedBy", entity=_entity(key), activity=_activity(key), time=ended)
-        version = node.provenance.get("code_version")
-        if version:
-            agent = f"foundry:atomfoundry_{version}"
-            record["agent"][agent] = {
-                "prov:type": {"$": "prov:SoftwareAgent", "type": "xsd:QName"},
-                "prov:label": f"Atomfoundry {version}",
+    return {
+        "root": list(graph.root),
+        "direction": "back" if graph.towards_parents else "forward",
+        "nodes": [
+            {
+                "uuid": node.uuid,
+                "index": node.index,
+                "name": node.name,
+                "kind": node.kind,
+                "completed_at": node.completed_at,
+                "missing": node.missing,
+                "note": node.note,
+                "artifacts": {name: artifact.model_dump() for name, artifact in node.files.items()},
+                "levels": node.levels,
+                "provenance": node.provenance,
+                "stale": node.stale,
             }
-            relate("wasAssociatedWith", activity=_activity(key), agent=agent)
-    for edge in graph.edges:
-        child_known = not graph.nodes[edge.child].missing
-        if edge.how in (SPAWNED, REPLACES) and not graph.nodes[edge.parent].missing:
-            relate("wasInformedBy", informed=_activity(edge.child), informant=_activity(edge.parent))
-        elif edge.how in (READ, POINTS):
-            if child_known:
-                relate("used", activity=_activity(edge.child), entity=_entity(edge.parent))
-            relate("wasDerivedFrom", generatedEntity=_entity(edge.child), usedEntity=_entity(edge.parent))
-    return {name: content for name, content in record.items() if content}
+            for node in graph.nodes.values()
+        ],
+        "edges": [{"child": list(edge.child), "parent": list(edge.parent), "how": edge.how} for edge in graph.edges],
+        "summary": summarise_lineage(graph),
+    }

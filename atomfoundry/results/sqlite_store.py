@@ -178,11 +178,26 @@ class SQLiteStore(Store):
         sql = f" WHERE {' AND '.join(parts)}" if parts else ""
         return sql, values, bool(self.unique_fields) and self.unique_fields[0] in exact
 
+    def _decided_by_sql(self, criteria: dict | None) -> bool:
+        """Tell whether the SQL condition says all that a filter says: texts in unique fields, which hold one value."""
+        for field, condition in (criteria or {}).items():
+            if field not in self.unique_fields:
+                return False
+            allowed = [condition]
+            if isinstance(condition, dict):
+                allowed = condition["$in"] if list(condition) == ["$in"] else []
+                if not isinstance(allowed, list | tuple) or not 0 < len(allowed) <= _MAX_SQL_VALUES:
+                    return False
+            if not all(isinstance(value, str) for value in allowed):
+                return False
+        return True
+
     def _rows(self, criteria: dict | None) -> Iterator[tuple[int, dict]]:
         from mongomock_ng.filtering import filter_applies
 
         file = self._collection
         sql, values, few = self._where(criteria)
+        decided = self._decided_by_sql(criteria)
         if few:
             sql = f"SELECT id, doc FROM {self._table}{sql} ORDER BY id"
             rows = file.retry(partial(self._fetch, sql, values))
@@ -192,7 +207,7 @@ class SQLiteStore(Store):
         for chunk in chunks:
             for row_id, blob in chunk:
                 document = bson.decode(blob)
-                if not criteria or filter_applies(criteria, document):
+                if decided or filter_applies(criteria, document):
                     yield row_id, document
 
     def _chunks(self, sql: str, values: list) -> Iterator[list]:

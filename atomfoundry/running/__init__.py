@@ -1,4 +1,4 @@
-"""Running flows: a local runner with worker processes that resumes after any kill."""
+"""Running flows: a local runner with worker processes that resumes after any kill, and FireWorks on a cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.results.progress import report_progress
+    from atomfoundry.running.cluster.submission import Submission, submit
     from atomfoundry.running.outcome import JobFailure, RunResult
     from atomfoundry.running.runner import resume, run
     from atomfoundry.running.status import StatusReport, cancel, is_finished, retry
@@ -15,24 +16,28 @@ _HOMES = {
     "JobFailure": "atomfoundry.running.outcome",
     "RunResult": "atomfoundry.running.outcome",
     "StatusReport": "atomfoundry.running.status",
+    "Submission": "atomfoundry.running.cluster.submission",
     "cancel": "atomfoundry.running.status",
     "is_finished": "atomfoundry.running.status",
     "report_progress": "atomfoundry.results.progress",
     "resume": "atomfoundry.running.runner",
     "retry": "atomfoundry.running.status",
     "run": "atomfoundry.running.runner",
+    "submit": "atomfoundry.running.cluster.submission",
 }
 
 __all__ = [
     "JobFailure",
     "RunResult",
     "StatusReport",
+    "Submission",
     "cancel",
     "is_finished",
     "report_progress",
     "resume",
     "retry",
     "run",
+    "submit",
 ]
 
 

@@ -61,12 +61,25 @@ class HoldingStore(FoundryJobStore):
         names
             Old uuid -> new uuid.
         """
-        for docs, key, save in self.held:
-            if names:
-                content = docs if isinstance(docs, list) else [docs]
-                docs = [rename(jsanitize(doc, strict=True, allow_bson=True), names) for doc in content]
+        for docs, key, save in self.renamed(names):
             super().update(docs, key, save)
         self.held.clear()
+
+    def renamed(self, names: dict[str, str]) -> list[tuple[Any, Any, Any]]:
+        """Return what was kept, with lasting uuids: documents, key and save of each update.
+
+        Parameters
+        ----------
+        names
+            Old uuid -> new uuid.
+        """
+        if not names:
+            return list(self.held)
+        made = []
+        for docs, key, save in self.held:
+            content = docs if isinstance(docs, list) else [docs]
+            made.append(([rename(jsanitize(doc, strict=True, allow_bson=True), names) for doc in content], key, save))
+        return made
 
 
 def job_folder(project: Project, uuid: str, index: int) -> Path:

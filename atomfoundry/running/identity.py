@@ -133,6 +133,10 @@ class Entry:
     payload: str
     parents: list[str] = field(default_factory=list)
     """uuids of the jobs whose output it reads, or that come before it in a linear flow."""
+    profile: str = "light"
+    """Name of the resources it asks for."""
+    manager_config: dict[str, Any] = field(default_factory=dict)
+    """What jobflow passes on to the workflow manager."""
 
 
 def _job_dicts(flow_dict: dict) -> dict[tuple[str, int], dict]:
@@ -191,6 +195,8 @@ def entries(flow: Flow, flow_dict: dict, names: dict[str, str], *, metadata: dic
                 priority=int((content["metadata"] or {}).get("priority", 0)),
                 payload=encode(content),
                 parents=list(ordered),
+                profile=str((content["metadata"] or {}).get("profile") or "light"),
+                manager_config=content["config"].get("manager_config") or {},
             )
         )
     return made

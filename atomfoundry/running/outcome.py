@@ -21,6 +21,10 @@ class JobFailure:
     """The traceback's last line."""
     traceback: str
     folder: Path
+    host: str = ""
+    """Where it ran, if that was elsewhere."""
+    log: str = ""
+    """Last lines of what it printed, where they are at hand."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message} (in {self.folder})"
@@ -78,12 +82,18 @@ class RunResult:
         ----------
         job
             A job given to ``run``, its output reference, or its uuid.
-        """
-        from monty.json import MontyDecoder
 
+        Raises
+        ------
+        UntrustedDocumentError
+            If the output holds an object of a class that is not trusted; see the setting ``trusted_packages``.
+        """
+        from atomfoundry.documents.decoding import decode
+
+        uuid = self.uuid_of(job)
         store = self.project.job_store()
         try:
-            return MontyDecoder().process_decoded(store.get_output(self.uuid_of(job), load=True))
+            return decode(store.get_output(uuid, load=True), where=f"The output of job {uuid}")
         finally:
             store.close()
 

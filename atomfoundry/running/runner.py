@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobflow import Flow, Job
 
-from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.errors import InputError, ProjectError, RunError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
@@ -24,7 +24,7 @@ from atomfoundry.running.processes import (
 from atomfoundry.running.progress import Watcher, watching
 from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, OPEN, READY, RUNNING, STOPPED, Queue
 from atomfoundry.running.status import failures
-from atomfoundry.running.worker import NO_TIME_STATUS, work
+from atomfoundry.running.worker import work
 from atomfoundry.settings import settings
 
 POLL_S = 0.02
@@ -42,7 +42,7 @@ LAST_S = 5.0
 def run(
     flow: Flow | Job | list,
     *,
-    project: Project | str | Path,
+    project: Project | str | Path | None,
     workers: int | None = None,
     threads: int = 1,
     progress: bool = True,
@@ -64,10 +64,11 @@ def run(
     flow
         Flow, job or list of them; not changed.
     project
-        Project folder, made if missing.
+        Project folder, made if missing. None, to try something out: a temporary one, see ``Project.temporary``;
+        outputs can be read as long as the result is there, and nothing can be resumed.
     workers
         Worker processes; default from the settings, else the number of cores. 0 runs the jobs one by one in
-        this process.
+        this process, the default where ``project`` is None.
     threads
         Threads of numerical libraries in each worker.
     progress
@@ -93,14 +94,17 @@ def run(
     """
     started = time.perf_counter()
     if workers is None:
-        workers = settings().workers or len(os.sched_getaffinity(0))
+        workers = 0 if project is None else settings().workers or len(os.sched_getaffinity(0))
     try:
         prepared = prepare(flow)
     except ValueError as error:
         raise InputError(f"The flow cannot be run: {error}") from error
     if workers > 0:
         _refuse_main(prepared)
-    opened = project if isinstance(project, Project) else Project.open_or_create(project)
+    if project is None:
+        opened = Project.temporary()
+    else:
+        opened = project if isinstance(project, Project) else Project.open_or_create(project)
     with ProjectLock(opened):
         opened.job_store().close()
         queue = Queue(opened.queue_path)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jobflow import Flow, Job
 
@@ -176,7 +177,7 @@ def _time(seconds: float | None) -> str | None:
 
 
 def status(project: Project | str | Path) -> StatusReport:
-    """Report on all runs of a project; works while they run.
+    """Report on all runs of a project, those in its LaunchPad included; works while they run.
 
     Parameters
     ----------
@@ -186,12 +187,35 @@ def status(project: Project | str | Path) -> StatusReport:
     Raises
     ------
     ProjectError
-        If it is no project.
+        If it is no project, or its LaunchPad cannot be reached.
     """
     opened = project if isinstance(project, Project) else Project.open(project)
-    queue = Queue(opened.queue_path)
+    runs = _local_runs(opened)
+    if has_launchpad(opened):
+        from atomfoundry.running.cluster.launchpad import open_launchpad
+        from atomfoundry.running.cluster.status import cluster_runs
+
+        runs = sorted([*cluster_runs(open_launchpad(opened), opened), *runs], key=lambda run: run.created, reverse=True)
+    return StatusReport(project=str(opened.path), runs=runs)
+
+
+def has_launchpad(project: Project) -> bool:
+    """Tell whether a project belongs to a LaunchPad.
+
+    Parameters
+    ----------
+    project
+        The project.
+    """
+    return project.launchpad_path.is_file()
+
+
+def _local_runs(project: Project) -> list[RunStatus]:
+    if project.database != "sqlite":
+        return []
+    queue = Queue(project.queue_path)
     try:
-        runs = [
+        return [
             RunStatus(
                 run_id=run_id,
                 name=name,
@@ -200,7 +224,7 @@ def status(project: Project | str | Path) -> StatusReport:
                 states=queue.counts(run_id),
                 stages=stages(queue, run_id),
                 running=running_jobs(queue, run_id),
-                failures=failures(queue, opened, run_id),
+                failures=failures(queue, project, run_id),
             )
             for run_id, name, created, finished in queue.rows(
                 "SELECT run_id, name, created, finished FROM runs ORDER BY created DESC"
@@ -208,22 +232,34 @@ def status(project: Project | str | Path) -> StatusReport:
         ]
     finally:
         queue.close()
-    return StatusReport(project=str(opened.path), runs=runs)
 
 
-def _with_queue(project: Project | str | Path, action: Callable[[Queue], int]) -> int:
-    opened = project if isinstance(project, Project) else Project.open(project)
-    queue = Queue(opened.queue_path)
+def _on_queue(project: Project, action: Callable[[Queue], int]) -> int:
+    if project.database != "sqlite":
+        return 0
+    queue = Queue(project.queue_path)
     try:
         return action(queue)
     finally:
         queue.close()
 
 
-def retry(project: Project | str | Path, run_id: str | None = None) -> int:
-    """Set failed, blocked and cancelled jobs back; the next ``run`` of the same flow tries them again.
+def _on_launchpad(project: Project, run_id: str | None, action: Callable[[Any, str], int]) -> int:
+    if not has_launchpad(project):
+        return 0
+    from atomfoundry.running.cluster.launchpad import open_launchpad
 
-    Jobs that were completed in spite of a failed parent (``OnMissing.NONE``) stay as they are.
+    lpad = open_launchpad(project)
+    criteria = {"metadata.foundry.project_id": project.project_id}
+    known = sorted({found["metadata"]["foundry"]["run_id"] for found in lpad.workflows.find(criteria, ["metadata"])})
+    return sum(action(lpad, found) for found in known if run_id in (None, found))
+
+
+def retry(project: Project | str | Path, run_id: str | None = None) -> int:
+    """Set failed, blocked and cancelled jobs back.
+
+    Here the next ``run`` of the same flow tries them again; on a cluster the workers do. Jobs that were completed in
+    spite of a failed parent (``OnMissing.NONE``) stay as they are here; FireWorks runs them again.
 
     Parameters
     ----------
@@ -237,7 +273,11 @@ def retry(project: Project | str | Path, run_id: str | None = None) -> int:
     int
         How many jobs were set back.
     """
-    return _with_queue(project, lambda queue: queue.retry_failed(run_id))
+    from atomfoundry.running.cluster.control import retry_run
+
+    opened = project if isinstance(project, Project) else Project.open(project)
+    here = _on_queue(opened, lambda queue: queue.retry_failed(run_id))
+    return here + _on_launchpad(opened, run_id, retry_run)
 
 
 def cancel(project: Project | str | Path, run_id: str | None = None) -> int:
@@ -255,7 +295,11 @@ def cancel(project: Project | str | Path, run_id: str | None = None) -> int:
     int
         How many jobs were cancelled.
     """
-    return _with_queue(project, lambda queue: queue.cancel(run_id))
+    from atomfoundry.running.cluster.control import cancel_run
+
+    opened = project if isinstance(project, Project) else Project.open(project)
+    here = _on_queue(opened, lambda queue: queue.cancel(run_id))
+    return here + _on_launchpad(opened, run_id, cancel_run)
 
 
 def is_finished(flow: Flow | Job | list, project: Project | str | Path) -> bool:

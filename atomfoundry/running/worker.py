@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from atomfoundry.deadline import must_stop, stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, must_stop, stop_signals
 from atomfoundry.results.project import Project, use_project
 from atomfoundry.running.execution import HoldingStore, execute
 from atomfoundry.running.processes import host_name, process_start
@@ -21,8 +21,6 @@ from atomfoundry.running.queue import Queue
 
 HEARTBEAT_S = 5.0
 LONGEST_NAP_S = 0.02
-NO_TIME_STATUS = 75
-"""Exit status of a worker in which a job found no time left (EX_TEMPFAIL)."""
 
 
 def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> bool:

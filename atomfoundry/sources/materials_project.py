@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from atomfoundry.datasets import clean_frame, unique_frames, with_metadata
+from atomfoundry.datasets.structure_record import structure_of
 from atomfoundry.errors import ConfigurationError, StructureError
 from atomfoundry.settings import settings
 from atomfoundry.sources.cells import Cell, standard_cell
@@ -138,13 +139,12 @@ def fetch_materials_project(
 
 
 def _structure(entry: dict[str, Any]) -> Any:
-    from pymatgen.core import Structure
     from pymatgen.io.ase import AseAtomsAdaptor
 
     if not isinstance(entry.get("structure"), dict):
         raise StructureError("has no structure")
     try:
-        structure = Structure.from_dict(entry["structure"])
+        structure = structure_of(entry["structure"])
     except (KeyError, TypeError, ValueError) as error:
         raise StructureError(f"has an unreadable structure ({type(error).__name__})") from None
     if not structure.is_ordered:

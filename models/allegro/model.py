@@ -259,7 +259,8 @@ class Allegro(nn.Module):
         latents = self._edge_latents(batch, vectors, centre_types, neighbour_types)
         node_head = batch.head[batch.batch]
         single = len(self.config.heads) == 1
-        features, unscaled = self.readouts(latents, None if single else node_head[centre])
+        used = () if single or not self.readouts.nonlinear else batch.head.unique().tolist()
+        features, unscaled = self.readouts(latents, None if single else node_head[centre], used)
         scale = self.edge_scales(batch, node_head)
         edge_energy = unscaled.double() * scale[centre]
         isolated = self.readouts.isolated_energies[node_head, batch.types]

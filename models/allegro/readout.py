@@ -59,7 +59,7 @@ class Readouts(nn.Module):
             product = product @ (weight / sqrt(weight.shape[0]))
         return product[:, 0]
 
-    def forward(self, latents: Tensor, edge_head: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, edge_head: Tensor | None, used: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Return features (M, d) and unscaled edge energies (M,) of latents (M, width).
 
         Parameters
@@ -68,17 +68,30 @@ class Readouts(nn.Module):
             What all heads share.
         edge_head
             (M,) head of each edge; None for a model of one head.
+        used
+            The heads that any edge has, in ascending order; the hidden layers of others are left out. Default: all.
         """
         if edge_head is None:
             features = self._hidden(latents, 0)
             return features, features @ self.vector(0)
-        features = latents
-        if self.nonlinear:
-            of_heads = torch.stack([self._hidden(latents, head) for head in range(len(self.heads))], dim=1)
-            places = edge_head[:, None, None].expand(-1, 1, of_heads.shape[2])
-            features = of_heads.gather(1, places)[:, 0]
+        features = self._hidden_of_heads(latents, edge_head, list(used)) if self.nonlinear else latents
         vectors = torch.stack([self.vector(head) for head in range(len(self.heads))], dim=1)
         return features, (features @ vectors).gather(1, edge_head[:, None])[:, 0]
+
+    def _hidden_of_heads(self, latents: Tensor, edge_head: Tensor, used: list[int]) -> Tensor:
+        """Return the hidden activations of each edge's own head, (M, d)."""
+        used = used or list(range(len(self.heads)))
+        if len(used) == 1:
+            features = self._hidden(latents, used[0])
+        else:
+            of_heads = torch.stack([self._hidden(latents, head) for head in used], dim=1)
+            slots = (
+                edge_head if len(used) == len(self.heads) else torch.bucketize(edge_head, edge_head.new_tensor(used))
+            )
+            features = of_heads.gather(1, slots[:, None, None].expand(-1, 1, of_heads.shape[2]))[:, 0]
+        # no edge at all: their weights get a gradient of zero, and so the optimiser the same numbers as ever
+        idle = [self._hidden(latents[:0], head).sum() for head in range(len(self.heads)) if head not in used]
+        return features + sum(idle) if idle and torch.is_grad_enabled() else features
 
     def _hidden(self, latents: Tensor, head: int) -> Tensor:
         """Return what the last linear map of a head is applied to, (M, d)."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from atomfoundry.checkpoint import write_atomically
 from atomfoundry.errors import TrainingError
 
 CHECKPOINT_VERSION = 1
@@ -40,34 +39,6 @@ class Checkpoint:
         """Return the tensors under ``prefix/``, their names without it."""
         head = prefix + "/"
         return {name[len(head) :]: value for name, value in self.tensors.items() if name.startswith(head)}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, whole.
-
-    Parameters
-    ----------
-    path
-        Where to; its folder must exist.
-    content
-        All of it.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_checkpoint(directory: str | Path, checkpoint: Checkpoint) -> Path:

@@ -41,7 +41,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from atomfoundry.deadline import stop_signals
+from atomfoundry.deadline import NO_TIME_STATUS, stop_signals
 from atomfoundry.errors import AtomfoundryError, ConfigurationError, InputError
 from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.model import Allegro
@@ -228,7 +228,7 @@ def process_group(device: str) -> Iterator[Processes]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job file named on the command line and return the exit code.
+    """Run the job file named on the command line and return the exit code: 75 if the same command has to go on.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AtomfoundryError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 2 if isinstance(error, InputError) else 1
-    return 0
+    return NO_TIME_STATUS if result.interrupted else 0
 
 
 def _summary(job: TrainingJob, result: TrainingResult, processes: Processes) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from atomfoundry.checkpoint import write_atomically
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import TrainingError
-from atomfoundry.models.training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from atomfoundry.checkpoint import write_atomically
 from atomfoundry.errors import ModelError
-from atomfoundry.models.training.checkpoint import write_atomically
 from atomfoundry.models.training.loader import Frames, build_copy_with_head, prepare_graphs, without_isolated
 from atomfoundry.models.training.validation import in_chunks
 from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores

@@ -18,9 +18,11 @@ from atomfoundry.models import (
     load_model,
     save_model,
 )
+from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.descriptors import structure_descriptors
 from atomfoundry.models.evaluation import evaluate
 from atomfoundry.models.finetuning import finetune_replay, with_fine_head
+from atomfoundry.models.graph import collate
 from atomfoundry.models.training.settings import LossSettings, TrainingSettings
 from atomfoundry.models.training.trainer import train
 from atomfoundry.models.uncertainty.llpr import feature_forces, fit_uncertainty, load_uncertainty, save_uncertainty
@@ -146,3 +148,39 @@ def test_descriptors_are_those_of_all_layers_and_of_no_head(trained):
     for atoms in turned:
         atoms.rotate(35, (1, 2, 3), rotate_cell=True)
     assert np.allclose(rows, structure_descriptors(model, turned), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads_of_frames", [[1, 1], [0, 2], [2, 0, 1]])
+def test_heads_that_no_frame_uses_are_left_out_with_the_same_bits(heads_of_frames, monkeypatch):
+    heads = [HeadConfig(name=name, isolated_energies={"Ar": 0.0}, scale=0.5) for name in ("pt", "ft", "more")]
+    model = Allegro(config(heads=heads, edge_energy_dims=[6, 5]))
+    graphs = [
+        build_graph(atoms, cutoff=4.5, type_names=["Ar"], head=head)
+        for atoms, head in zip(frames(len(heads_of_frames), 3), heads_of_frames, strict=True)
+    ]
+    rows: dict[int, int] = {}
+    hidden = Readouts._hidden
+
+    def counted(self, latents, head):
+        rows[head] = rows.get(head, 0) + len(latents)
+        return hidden(self, latents, head)
+
+    monkeypatch.setattr(Readouts, "_hidden", counted)
+
+    def evaluated():
+        out = model(collate(graphs), create_graph=True)
+        loss = out["energy"].square().sum() + out["forces"].square().sum() + out["stress"].square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=False)
+        return [out[name].detach() for name in ("energy", "forces", "stress", "edge_gradients")], gradients
+
+    ours, gradients = evaluated()
+    assert {head for head, number in rows.items() if number} == set(heads_of_frames)
+    whole = Readouts._hidden_of_heads
+    monkeypatch.setattr(Readouts, "_hidden_of_heads", lambda self, x, places, used: whole(self, x, places, []))
+    theirs, of_all = evaluated()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    # zero and not None, where no frame is: the optimiser's momentum goes on as before
+    for a, b in zip(gradients, of_all, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+    assert model(collate(graphs))["features"].shape == (len(graphs), 5)

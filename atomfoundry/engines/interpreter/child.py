@@ -139,9 +139,14 @@ class Server:
         return pack({"kind": "loaded", "properties": list(calculator.implemented_properties), "descriptors": described})
 
     def do_compute(self, header: dict[str, Any], arrays: dict[str, Any]) -> bytes:
-        """Compute the properties asked for; those that this structure has not are left out."""
+        """Compute the properties asked for; those that this structure has not are left out.
+
+        Arrays go out in the precision that the calculator gives, and a stress is put into Voigt's order here as ASE
+        would: rounding is then as if the calculator were used directly.
+        """
         import numpy as np
         from ase.calculators.calculator import PropertyNotImplementedError
+        from ase.stress import full_3x3_to_voigt_6_stress
 
         atoms = self._atoms(header, arrays)
         if header["directory"] is not None and hasattr(self.calculator, "directory"):
@@ -152,10 +157,12 @@ class Server:
             if name not in NEEDED and name not in getattr(self.calculator, "results", {}):
                 continue
             try:
-                value = np.asarray(self.calculator.get_property(name, atoms), dtype=float)
+                value = np.asarray(self.calculator.get_property(name, atoms))
             except PropertyNotImplementedError:
                 continue
-            results[name] = value
+            if name == "stress" and value.shape == (3, 3):
+                value = full_3x3_to_voigt_6_stress(value)
+            results[name] = value if value.dtype.kind in KINDS else value.astype(float)
         return pack({"kind": "result"}, results)
 
     def do_descriptors(self, header: dict[str, Any], arrays: dict[str, Any]) -> bytes:

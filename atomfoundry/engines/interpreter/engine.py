@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from atomfoundry.documents import LevelOfTheory
-from atomfoundry.engines.ase_calculator import CalculatorEngine
+from atomfoundry.engines.ase_calculator import NamedCalculatorEngine
 from atomfoundry.engines.interpreter.calculator import InterpreterCalculator, probe
 from atomfoundry.engines.interpreter.process import InterpreterProcess
 from atomfoundry.errors import ConfigurationError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class InterpreterEngine(CalculatorEngine):
+class InterpreterEngine(NamedCalculatorEngine):
     """A calculator class or factory function of another Python environment.
 
     The level of theory is that of the same class and arguments here: where it runs is no part of it. Pin the
@@ -42,7 +41,6 @@ class InterpreterEngine(CalculatorEngine):
     name: ClassVar[str] = "interpreter"
 
     interpreter: str
-    calculator_class: str
     environment: dict[str, str] = field(default_factory=dict)
     timeout: float | None = None
     reuse: bool = True
@@ -55,14 +53,6 @@ class InterpreterEngine(CalculatorEngine):
             )
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigurationError(f"interpreter: timeout is {self.timeout}.", remedy="It must be positive.")
-
-    @property
-    def level(self) -> LevelOfTheory:
-        """As given, or class, arguments (files by content) and package versions."""
-        if self.level_of_theory:
-            return LevelOfTheory(**self.level_of_theory)
-        path = self.calculator_class.replace(":", ".")
-        return LevelOfTheory(code="ase", method=path.rpartition(".")[2], extra={"class": path, **self.level_extra()})
 
     def check_available(self) -> None:
         """Check that the other interpreter can import the class and its packages have their versions.

@@ -253,3 +253,36 @@ def dynamic_flow(width=4, pause=0.01) -> Flow:
     fans = [FanMaker(width=width, score=score).make(first.output, depth=depth) for depth in range(3)]
     last = score.make([fan.output for fan in fans], n=5)
     return Flow([first, *fans, last], output=last.output, name="dynamic")
+
+
+@job
+def steps(path, n, pause=0.0, stop_after=0):
+    """Count to n with a checkpoint at each step; may be asked to stop after some steps of an attempt."""
+    state = checkpoint_directory() / "step"
+    done = int(state.read_text()) if state.exists() else 0
+    begun = done
+    while done < n:
+        if stop_after and done - begun >= stop_after:
+            raise NoTimeLeftError("The time is over.")
+        time.sleep(pause)
+        done += 1
+        with Path(path).open("a") as file:
+            file.write(f"{done}\n")
+        state.with_name("new").write_text(str(done))
+        state.with_name("new").replace(state)
+    return done
+
+
+@job
+def kill_once(path):
+    """Kill the own process the first time."""
+    if not Path(path).exists():
+        Path(path).write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+@job
+def never_ends(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)

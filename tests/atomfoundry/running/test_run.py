@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -243,6 +248,38 @@ def test_outputs_do_not_depend_on_what_a_process_ran_before(jobs, tmp_path):
             run(jobs.global_random(), project=project, workers=0, progress=False)
         outputs.append(run(job, project=project, workers=workers, progress=False).output(job))
     assert outputs[0] == outputs[1]
+
+
+def test_without_a_project_outputs_last_as_long_as_the_result(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first = jobs.replace_by_flow(3)
+    last = jobs.add(first.output, 100)
+    result = run(Flow([first, last]), project=None, progress=False)
+    folder = result.project.path
+    assert folder.parent == tmp_path
+    assert (result.output(last), result.completed) == (106, 7)
+    pid = os.fork()
+    if pid == 0:
+        atexit._run_exitfuncs()  # as in a child that ends like a program
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert result.output(first) == 6
+    del result
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_project_goes_with_its_process(tmp_path):
+    code = "from atomfoundry.results import Project; kept = Project.temporary(); print(kept.path)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert Path(done.stdout.strip()).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- worker processes -------------------------------------------------------------------------------

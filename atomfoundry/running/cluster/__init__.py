@@ -1,0 +1,1 @@
+"""Running flows on a cluster: MongoDB, FireWorks workers and the batch queue."""

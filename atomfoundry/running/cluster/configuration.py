@@ -1,0 +1,39 @@
+"""FireWorks' settings as our processes need them, made before FireWorks is imported."""
+
+from __future__ import annotations
+
+import os
+
+from atomfoundry.results.mongodb import CLUSTER_FOLDER
+from atomfoundry.results.project import Project
+
+FIREWORKS_FILE = "FW_config.yaml"
+PROFILES_FILE = "profiles.yaml"
+
+PING_S = 60
+"""A running job says so often that it lives."""
+LOCK_EXPIRES_S = 60
+"""A workflow locked for longer was locked by a process that died."""
+
+
+def configure_fireworks(project: Project) -> None:
+    """Let FireWorks find the project's own settings, unless the environment names others; idempotent.
+
+    What FireWorks reads once, when it is imported, is set again here where it matters: how often a job says that it
+    lives, that a dead process's lock expires, that jobs' specs are not written into folders.
+
+    Parameters
+    ----------
+    project
+        The project.
+    """
+    path = project.path / CLUSTER_FOLDER / FIREWORKS_FILE
+    if path.is_file():
+        os.environ.setdefault("FW_CONFIG_FILE", str(path))
+    import fireworks.core.launchpad as launchpad_module
+    import fireworks.core.rocket as rocket_module
+
+    rocket_module.PING_TIME_SECS = PING_S
+    rocket_module.PRINT_FW_JSON = False
+    rocket_module.ROCKET_STREAM_LOGLEVEL = "WARNING"
+    launchpad_module.WFLock.__init__.__defaults__ = (LOCK_EXPIRES_S, True)

@@ -1,0 +1,29 @@
+#!/bin/bash -l
+# Sends workers of one profile to the queue while jobs of it wait:
+#   launch.sh PROFILE [options of 'qlaunch rapidfire', e.g. --nlaunches infinite --sleep 30]
+# Only one launcher of a profile runs at a time; a second one leaves at once.
+
+cluster=/shared/me/silicon/cluster
+python=/shared/me/atomfoundry/bin/python
+
+profile=${1:-}
+case $profile in
+    light) max_queued=10 ;;
+    dft) max_queued=10 ;;
+    gpu) max_queued=10 ;;
+    md) max_queued=10 ;;
+    *)
+        echo "usage: $0 light|dft|gpu|md [options of qlaunch rapidfire]" >&2
+        exit 2
+        ;;
+esac
+shift
+
+cd "$cluster" || exit 1
+mkdir -p "launches/$profile" logs || exit 1
+export FW_CONFIG_FILE="$cluster/FW_config.yaml"
+
+exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
+    "$python" -m fireworks.scripts.qlaunch_run \
+    -l my_launchpad.yaml -w "my_fworker_$profile.yaml" -q "my_qadapter_$profile.yaml" \
+    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" "$@"
