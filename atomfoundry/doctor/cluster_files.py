@@ -15,7 +15,8 @@ import yaml
 from atomfoundry.doctor.database_access import KEYS
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
 from atomfoundry.doctor.registry import check
-from atomfoundry.doctor.world import LAUNCHPAD_FILE
+from atomfoundry.errors import ConfigurationError
+from atomfoundry.results.mongodb import LAUNCHPAD_FILE
 
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
@@ -81,13 +82,13 @@ def cluster_files(world: World) -> Iterator[Finding]:
     bad += _launchpad(world)
     workers, adapters = fworkers(world), queue_adapters(world)
     if not workers:
-        path = world.cluster / "my_fworker_light.yaml"
         bad.append(
             warning(
                 f"There is no FWorker file in {world.cluster}: no category of jobs has a worker.",
-                f"printf \"name: light\\ncategory: light\\nquery: '{{}}'\\n\" > {path}",
+                f"atomfoundry init cluster {world.folder}, or by hand: atomfoundry worker --category light",
             )
         )
+    bad += _profiles(world)
     for path, content in workers:
         bad += _unknown_keys(path, content, FWORKER_KEYS)
         if not content.get("name"):
@@ -122,13 +123,27 @@ def _launchpad(world: World) -> Iterator[Finding]:
     if not path.is_file():
         yield problem(
             f"{path} is missing: nobody knows where the database is.",
-            f"Write {path} in FireWorks' format (host, port, name, username, password); chmod 600 {path}",
+            f"atomfoundry init cluster {world.folder}, or write it in FireWorks' format (host, port, name, username, "
+            f"password); chmod 600 {path}",
         )
         return
     content = world.document(LAUNCHPAD_FILE)
     yield from _unknown_keys(path, content, KEYS)
     if "://" in str(content.get("host") or "") and not content.get("uri_mode"):
-        yield problem(f"{path} has a URI as its host, but uri_mode is not on.", f"Write 'uri_mode: true' in {path}.")
+        yield warning(
+            f"{path} has a URI as its host, but uri_mode is not on: lpad may go elsewhere.",
+            f"Write 'uri_mode: true' in {path}.",
+        )
+
+
+def _profiles(world: World) -> Iterator[Finding]:
+    from atomfoundry.running.cluster.profiles import Profiles
+
+    path = world.cluster / "profiles.yaml"
+    try:
+        Profiles.load(path)
+    except ConfigurationError as error:
+        yield problem(error.message, error.remedy or f"Correct {path}.")
 
 
 def _unknown_keys(path: Path, content: dict[str, Any], known: set[str]) -> Iterator[Finding]:

@@ -10,10 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.doctor.database_access import PASSWORD_VARIABLE
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
 from atomfoundry.doctor.registry import check
-from atomfoundry.doctor.world import LAUNCHPAD_FILE
+from atomfoundry.results.mongodb import LAUNCHPAD_FILE, PASSWORD_VARIABLE
 from atomfoundry.settings import DEFAULT_SETTINGS_FILE
 
 if TYPE_CHECKING:

@@ -83,7 +83,8 @@ def fw_config(world: World) -> Iterator[Finding]:
                 f"{path} is missing: rlaunch and lpad have FireWorks' defaults, wait {DEFAULT_SLEEP_S} s between jobs "
                 "and "
                 f"notice a dead worker after {DEFAULT_EXPIRATION_S // 3600} h.",
-                f'printf "PING_TIME_SECS: 300\\nRUN_EXPIRATION_SECS: 3600\\nRAPIDFIRE_SLEEP_SECS: 5\\n" > {path}',
+                f"atomfoundry init cluster {world.folder}, or write 'PING_TIME_SECS: 60', 'RUN_EXPIRATION_SECS: 900' "
+                f"and 'RAPIDFIRE_SLEEP_SECS: 1' into {path}.",
             )
         )
         yield from bad

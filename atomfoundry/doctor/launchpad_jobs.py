@@ -11,7 +11,7 @@ from atomfoundry.doctor.credentials import credential_paths, known_secrets
 from atomfoundry.doctor.findings import Finding, ok, problem, warning
 from atomfoundry.doctor.moments import age
 from atomfoundry.doctor.registry import check
-from atomfoundry.doctor.world import LAUNCHPAD_FILE
+from atomfoundry.results.mongodb import LAUNCHPAD_FILE
 
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World

@@ -13,8 +13,9 @@ from atomfoundry.doctor.database_access import address, is_local, make_client
 from atomfoundry.doctor.findings import Finding, ok, problem, skipped, warning
 from atomfoundry.doctor.moments import moment, span
 from atomfoundry.doctor.registry import check
-from atomfoundry.doctor.world import LAUNCHPAD_FILE, UnansweredError
-from atomfoundry.errors import ConfigurationError
+from atomfoundry.doctor.world import UnansweredError
+from atomfoundry.errors import AtomfoundryError
+from atomfoundry.results.mongodb import LAUNCHPAD_FILE
 
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
@@ -44,7 +45,7 @@ def mongodb(world: World) -> Iterator[Finding]:
     where = address(content)
     try:
         database = world.connect()
-    except ConfigurationError as error:
+    except AtomfoundryError as error:
         yield problem(error.message, error.remedy or f"Correct {path}.")
         return
     except Exception as error:  # noqa: BLE001, RUF100 - pymongo's own classes, and those of what it calls
@@ -126,7 +127,7 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
     content = world.document(LAUNCHPAD_FILE)
     _ask(world, "hello")
     where = address(content)
-    client = make_client(content, login=False)
+    client = make_client(world.cluster / LAUNCHPAD_FILE, login=False)
     try:
         client[world.database.name]["fireworks"].find_one({}, {"_id": 1})
     except Exception as error:  # noqa: BLE001, RUF100
@@ -135,8 +136,6 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
         else:
             yield skipped(f"Whether {where} asks for a password could not be tried: {type(error).__name__}")
         return
-    finally:
-        client.close()
     cure = (
         "mongosh: "
         "db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: 'readWrite', db: "

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
     from atomfoundry.settings import AtomfoundrySettings
 
-CLUSTER_FOLDER = "cluster"
-LAUNCHPAD_FILE = "my_launchpad.yaml"
 CONNECT_LIMIT_S = 8.0
 """All checks together wait so long for the database."""
 

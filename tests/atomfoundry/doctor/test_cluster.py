@@ -36,6 +36,7 @@ def test_no_launchpad_file(one, cluster) -> None:
     (cluster / "my_launchpad.yaml").unlink()
     found = one("cluster-files", cluster.parent)
     assert found.status == "problem"
+    assert found.cure.startswith(f"atomfoundry init cluster {cluster.parent}")
     assert f"chmod 600 {cluster / 'my_launchpad.yaml'}" in found.cure
 
 
@@ -66,7 +67,15 @@ def test_no_fworker(one, cluster) -> None:
     (cluster / "my_fworker_light.yaml").unlink()
     found = one("cluster-files", cluster.parent)
     assert found.status == "warning"
-    assert "category: light" in found.cure
+    assert found.cure.startswith(f"atomfoundry init cluster {cluster.parent}")
+
+
+def test_wrong_profiles(one, cluster) -> None:
+    (cluster / "profiles.yaml").write_text(yaml.safe_dump({"profiles": {"gpu": {"quue": "a100"}}}))
+    found = one("cluster-files", cluster.parent)
+    assert found.status == "problem"
+    assert "quue" in found.message
+    assert "queue" in found.cure
 
 
 @pytest.mark.parametrize(
@@ -111,6 +120,26 @@ def test_offline_recovery_in_the_crontab(one, cluster) -> None:
     found = one("offline", cluster.parent)
     assert "line 2" in found.message
     assert found.cure.startswith(f"sed -i '2d' {cluster / 'crontab'}")
+
+
+def test_what_init_cluster_writes_is_well(ask, tmp_path, program, slurm) -> None:
+    from atomfoundry.running.cluster.initialise import init_cluster
+
+    folder = tmp_path / "made"
+    init_cluster(
+        folder,
+        scheduler="slurm",
+        host="db.example",
+        cpu_partition="cpu",
+        gpu_partition="gpu",
+        python=sys.executable,
+        generate_password=True,
+    )
+    found = ask("cluster", folder)
+    assert not [each for each in found if each.status in ("problem", "warning")]
+    assert {each.status for each in found} == {"ok", "skipped"}
+    (launchpad := folder / "cluster" / "my_launchpad.yaml").chmod(0o604)
+    assert ask("file-modes", folder)[0].cure.startswith(f"chmod 600 {launchpad}")
 
 
 # -- credentials ----------------------------------------------------------------------------------------------
@@ -255,7 +284,7 @@ def test_no_fireworks_settings(one, cluster) -> None:
     (cluster / "FW_config.yaml").unlink()
     found = one("fw-config", cluster.parent)
     assert "wait 60 s between jobs" in found.message
-    assert "PING_TIME_SECS: 300" in found.cure
+    assert "'PING_TIME_SECS: 60'" in found.cure
 
 
 def test_another_file_that_fireworks_reads_first(one, cluster) -> None:

@@ -19,6 +19,7 @@ from pymongo.errors import OperationFailure
 from atomfoundry.doctor import database_access, mongodb
 from atomfoundry.doctor.database_access import address, is_local, make_client
 from atomfoundry.doctor.launchpad_jobs import takes
+from atomfoundry.results.mongodb import MongoConnection
 
 fireworks = pytest.importorskip("fireworks")
 mongomock = pytest.importorskip("mongomock_ng")
@@ -43,18 +44,18 @@ class Stranger:
 def server(monkeypatch: pytest.MonkeyPatch):
     """A server: its documents, what it says of itself, whether it asks for a login."""
     client = mongomock.MongoClient()
-    state = SimpleNamespace(client=client, hello={}, asks=True, arguments=[])
+    state = SimpleNamespace(client=client, hello={}, asks=True, connections=[])
 
-    def make(*arguments: object, **given: object):
-        state.arguments.append((arguments, given))
-        return client if "username" in given or not state.asks else Stranger()
+    def connect(self: MongoConnection):
+        state.connections.append(self)
+        return client if self.username or not state.asks else Stranger()
 
     def command(self, name: str):
         if name == "ping":
             return {"ok": 1.0}
         return {"localTime": datetime.now(UTC).replace(tzinfo=None), **state.hello}
 
-    monkeypatch.setattr(database_access, "_client_class", lambda: make)
+    monkeypatch.setattr(MongoConnection, "client", connect)
     monkeypatch.setattr(type(client["foundry"]), "command", command)
     return state
 
@@ -165,8 +166,8 @@ def test_a_server_that_hangs_is_waited_for_once(ask, cluster, monkeypatch: pytes
 def test_no_launchpad_file(ask, cluster) -> None:
     (cluster / "my_launchpad.yaml").unlink()
     found = next(each for each in ask("mongodb", cluster.parent))
-    assert f"{cluster / 'my_launchpad.yaml'} cannot be read" in found.message
-    assert "Write" in found.cure
+    assert f"{cluster / 'my_launchpad.yaml'} is missing" in found.message
+    assert "Write it in FireWorks' format" in found.cure
 
 
 @pytest.mark.parametrize(("version", "status"), [("4.0.28", "problem"), ("4.2.0", "ok"), ("7.0.5", "ok")])
@@ -185,9 +186,9 @@ def test_a_server_open_to_everybody(one, cluster, server) -> None:
     assert found.status == "problem"
     assert "whoever reaches it can make the workers run their code" in found.message
     assert "authorization: enabled" in found.cure
-    _, given = server.arguments[-1]
-    assert "username" not in given
-    assert "password" not in given
+    arguments = server.connections[-1].launchpad_arguments()
+    assert arguments["username"] is None
+    assert arguments["password"] is None
 
 
 @pytest.mark.parametrize(
@@ -241,21 +242,24 @@ def test_addresses_show_no_credentials() -> None:
     assert not is_local({"host": "db", "port": 1})
 
 
-def test_a_client_with_and_without_login(server, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_client({**LOCAL, "username": "u", "password": "p", "authsource": "admin"})
-    assert (
-        server.arguments[-1][1] | {"username": "u", "password": "p", "authSource": "admin"} == server.arguments[-1][1]
-    )
-    monkeypatch.setenv("ATOMFOUNDRY_MONGODB_PASSWORD", "from-outside")
-    make_client({**LOCAL, "username": "u"})
-    assert server.arguments[-1][1]["password"] == "from-outside"
-    assert server.arguments[-1][1]["authSource"] == "foundry"
-    make_client({"host": "mongodb://u:p@db.example/x", "uri_mode": True}, login=False)
-    assert server.arguments[-1][0] == ("mongodb://db.example/x",)
-    make_client({**LOCAL, "mongoclient_kwargs": {"tls": True, "authMechanism": "MONGODB-X509"}}, login=False)
-    assert server.arguments[-1][1]["tls"] is True
-    assert "authMechanism" not in server.arguments[-1][1]
-    assert server.arguments[-1][1]["serverSelectionTimeoutMS"] == database_access.PATIENCE_MS
+def test_a_client_with_and_without_login(server, cluster) -> None:
+    path = cluster / "my_launchpad.yaml"
+    kwargs = {"tls": True, "authMechanism": "SCRAM-SHA-256", "serverSelectionTimeoutMS": 10**6}
+    content = yaml.safe_load(path.read_text()) | {"mongoclient_kwargs": kwargs, "authsource": "admin"}
+    path.write_text(yaml.safe_dump(content))
+    make_client(path)
+    arguments = server.connections[-1].launchpad_arguments()
+    assert (arguments["username"], arguments["password"], arguments["authsource"]) == ("foundry", "s3cret-x", "admin")
+    assert arguments["mongoclient_kwargs"]["authMechanism"] == "SCRAM-SHA-256"
+    assert arguments["mongoclient_kwargs"]["serverSelectionTimeoutMS"] == database_access.PATIENCE_MS
+    make_client(path, login=False)
+    arguments = server.connections[-1].launchpad_arguments()
+    assert (arguments["username"], arguments["password"], arguments["authsource"]) == (None, None, None)
+    assert arguments["mongoclient_kwargs"]["tls"] is True
+    assert "authMechanism" not in arguments["mongoclient_kwargs"]
+    path.write_text(yaml.safe_dump({"host": "mongodb://u:s3cret-x@db.example/x", "name": "x"}))
+    make_client(path, login=False)
+    assert server.connections[-1].launchpad_arguments()["host"] == "mongodb://db.example/x"
 
 
 # -- what is in it --------------------------------------------------------------------------------------------
@@ -274,6 +278,15 @@ def test_missing_indexes(one, cluster, launchpad) -> None:
     found = one("mongodb-indexes", cluster.parent)
     assert found.details["missing"] == ["fireworks.spec._category", "outputs.uuid"]
     assert f"p = Project.open('{cluster.parent}'); open_launchpad(p).ensure_indexes(); p.ensure_indexes()" in found.cure
+
+
+def test_our_own_launchpad_has_all_indexes(one, cluster, launchpad) -> None:
+    from atomfoundry.running.cluster.launchpad import FoundryLaunchPad
+
+    launchpad.connection.drop_database("foundry")
+    FoundryLaunchPad(name="foundry", strm_lvl="CRITICAL").ensure_indexes()
+    assert one("mongodb-indexes", cluster.parent).message == "Indexes of fireworks, launches, workflows"
+    assert one("mongodb-ids", cluster.parent).status == "ok"
 
 
 def test_an_index_of_ids_that_is_not_unique(one, cluster, launchpad) -> None:

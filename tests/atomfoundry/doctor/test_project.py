@@ -20,7 +20,7 @@ from atomfoundry.running.queue import Queue
     [
         ({"schema_version": 999}, "has schema version 999", "Update Atomfoundry"),
         ({}, "has no schema_version", "restore it"),
-        ({"schema_version": 1, "database": "oracle"}, '"database": "oracle"', 'Write "database": "sqlite"'),
+        ({"schema_version": 1, "database": "oracle"}, "kind of database 'oracle'", "restore the file"),
         ({"schema_version": 1, "database": "mongodb"}, "nobody knows where", "my_launchpad.yaml"),
     ],
 )
