@@ -12,6 +12,7 @@ from atomfoundry.cli.align import align_command
 from atomfoundry.cli.cluster import cancel_command, submit_command, sweep_command, worker_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
+from atomfoundry.cli.doctor import doctor_command
 from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
@@ -58,6 +59,7 @@ app.command("cancel")(cancel_command)
 app.command("submit")(submit_command)
 app.command("worker")(worker_command)
 app.command("sweep")(sweep_command)
+app.command("doctor")(doctor_command)
 app.command("results")(results_command)
 app.command("migrate")(migrate_command)
 app.command("lineage")(lineage_command)
