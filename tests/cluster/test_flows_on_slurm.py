@@ -165,7 +165,7 @@ def test_many_jobs_in_one_allocation(cluster, jobs, tmp_path):
 
 
 def test_ended_allocations_are_continued(cluster, jobs, tmp_path, slurm_environment, monkeypatch):
-    """By the clock, by a warning, by a kill, by the end of the wall time of one that hangs: each time from the checkpoint."""
+    """By the clock, a warning, a kill, the end of the wall time of one that hangs: each time from the checkpoint."""
     logs = {name: tmp_path / f"{name}.log" for name in ("heeding", "deaf", "warned", "killed")}
     heeding = wanting(jobs.steps(80, 0.5, str(logs["heeding"])), "md")
     deaf = wanting(jobs.steps(20, 0.2, str(logs["deaf"]), heed=False, hang_at=10), "md")
