@@ -61,8 +61,7 @@ def mongodb(world: World) -> Iterator[Finding]:
     if latency > SLOW_MS:
         yield warning(
             f"MongoDB on {where} answers in {latency:.0f} ms: each job spends {COMMANDS_A_JOB * latency / 1000:.1f} s "
-            "waiting for "
-            "it.",
+            "waiting for it.",
             "Put the database nearer to the workers, or more work into one job (LabelMaker's batch_size).",
             **details,
         )
@@ -144,8 +143,7 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
     if is_local(content):
         yield warning(
             f"MongoDB on {where} asks for no password: everybody with an account on this machine can make your workers "
-            "run "
-            "their code.",
+            "run their code.",
             cure,
         )
     else:
