@@ -135,10 +135,11 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
         else:
             yield skipped(f"Whether {where} asks for a password could not be tried: {type(error).__name__}")
         return
+    user = content.get("username") or "atomfoundry"
+    role = f"{{role: 'readWrite', db: '{world.database.name}'}}"
     cure = (
-        "mongosh: "
-        "db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: 'readWrite', db: "
-        f"'{world.database.name}'}}]}}); then 'security: {{authorization: enabled}}' in mongod.conf, and restart it."
+        f"mongosh: db.getSiblingDB('admin').createUser({{user: '{user}', pwd: passwordPrompt(), roles: [{role}]}}); then "
+        "'security: {authorization: enabled}' in mongod.conf, and restart it."
     )
     if is_local(content):
         yield warning(
