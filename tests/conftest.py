@@ -24,6 +24,8 @@ TOGETHER = (
     "engines/espresso/test_espresso_real.py",
     "engines/test_isolation.py",
     "models/lammps/test_pair_style.py",
+    "cluster/test_slurm.py",
+    "cluster/test_flows_on_slurm.py",
 )
 """Files whose tests share something dear (a whole run of the pipeline, a child process): one process runs them all."""
 

@@ -71,7 +71,7 @@ def _pbs(profile: Profile) -> dict[str, Any]:
 
 
 def prologue(profile: Profile, scheduler: str, environment: Mapping[str, str]) -> str:
-    """Return the shell lines before the worker: modules, exports, and for PBS the end of the allocation.
+    """Return the shell lines before the worker: modules, exports, and the end of the allocation.
 
     Variables of the profile are expanded by the shell, those of ``environment`` stand as they are.
     """
@@ -80,9 +80,13 @@ def prologue(profile: Profile, scheduler: str, environment: Mapping[str, str]) -
     fixed = {"OMP_NUM_THREADS": str(profile.threads), **environment}
     lines += [f"export {name}={shlex.quote(value)}" for name, value in fixed.items() if name not in own]
     lines += [f"export {name}={_quoted(value)}" for name, value in own.items()]
+    end = f"export ATOMFOUNDRY_DEADLINE=$(( $(date +%s) + {profile.wall_time} ))"
     if scheduler == "pbs":
         # PBS tells a job neither when it ends nor, reliably, how long it may run
-        lines.append(f"export ATOMFOUNDRY_DEADLINE=$(( $(date +%s) + {profile.wall_time} ))")
+        lines.append(end)
+    if scheduler == "slurm":
+        # newer ones tell it themselves, Slurm 22.05 does not
+        lines.append(f'[ -n "$SLURM_JOB_END_TIME" ] || {end}')
     return "\n".join(lines)
 
 

@@ -175,6 +175,7 @@ def test_slurm_script(tmp_path):
         "--mem=256000M",
     ]
     assert "module load cuda/12.4 || exit 1" in script
+    assert '[ -n "$SLURM_JOB_END_TIME" ] || export ATOMFOUNDRY_DEADLINE=$(( $(date +%s) + 129600 ))' in script
     assert "\nexec worker\n" in script
 
 
