@@ -138,8 +138,8 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
     user = content.get("username") or "atomfoundry"
     role = f"{{role: 'readWrite', db: '{world.database.name}'}}"
     cure = (
-        f"mongosh: db.getSiblingDB('admin').createUser({{user: '{user}', pwd: passwordPrompt(), roles: [{role}]}}); then "
-        "'security: {authorization: enabled}' in mongod.conf, and restart it."
+        f"mongosh: db.getSiblingDB('admin').createUser({{user: '{user}', pwd: passwordPrompt(), roles: [{role}]}}); "
+        "then 'security: {authorization: enabled}' in mongod.conf, and restart it."
     )
     if is_local(content):
         yield warning(

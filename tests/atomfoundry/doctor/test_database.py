@@ -186,8 +186,8 @@ def test_a_server_open_to_everybody(one, cluster, server) -> None:
     assert found.status == "problem"
     assert "whoever reaches it can make the workers run their code" in found.message
     assert found.cure == (
-        "mongosh: db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: 'readWrite', "
-        "db: 'foundry'}]}); then 'security: {authorization: enabled}' in mongod.conf, and restart it."
+        "mongosh: db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: "
+        "'readWrite', db: 'foundry'}]}); then 'security: {authorization: enabled}' in mongod.conf, and restart it."
     )
     arguments = server.connections[-1].launchpad_arguments()
     assert arguments["username"] is None
