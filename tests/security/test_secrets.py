@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from ase.build import bulk
 from jobflow import Flow, job
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted_secrets import ALL, MARK, dump_database, find_in_database, find_in_files
 
 from atomfoundry.datasets import Dataset, with_metadata
