@@ -93,5 +93,9 @@ class ProjectError(InputError):
     """A project folder is missing, foreign or of a newer schema."""
 
 
+class StorageError(AtomfoundryError):
+    """The disk is full or a database cannot be used: no job is to blame, nothing is lost, a later run goes on."""
+
+
 class RunError(AtomfoundryError):
     """One or more jobs of a run failed."""

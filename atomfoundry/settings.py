@@ -71,6 +71,9 @@ class AtomfoundrySettings(BaseSettings):
         description="Packages of your own whose classes job outputs may hold; in the environment a JSON list.",
     )
     workers: int | None = Field(default=None, ge=1, description="Worker processes of the local runner.")
+    database_timeout: float = Field(
+        default=60.0, gt=0, description="How long to wait while another process holds a project's database, s."
+    )
     checkpoint_interval: float = Field(
         default=60.0,
         ge=0,

@@ -17,6 +17,7 @@ and folders are made in TMPDIR; /dev/shm takes the disk out of the comparison.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -125,8 +126,12 @@ def compare_parallel(n: int, rounds: int, repeat: int) -> dict[str, Any]:
 class MockedMongo:
     """FireWorks on a database in this process's memory; set before its first import."""
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / "mongomock.json"
+    # mongomock writes its file when the process ends; what was made first is removed last
+    folder: tempfile.TemporaryDirectory
+
+    def __init__(self) -> None:
+        type(self).folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "mongomock.json"
         path.write_text("{}")
         os.environ["MONGOMOCK_SERVERSTORE_FILE"] = str(path)
 
@@ -144,7 +149,8 @@ class MockedMongo:
 
         def work() -> None:
             lpad.add_wf(flow_to_workflow(flow))
-            rapidfire(lpad, FWorker(), launch_dir=str(folder), nlaunches=0, sleep_time=0, strm_lvl="ERROR")
+            with contextlib.chdir(folder):
+                rapidfire(lpad, FWorker(), nlaunches=0, sleep_time=0, strm_lvl="ERROR")
             assert lpad.get_fw_ids({"state": {"$ne": "COMPLETED"}}) == []
 
         return work
@@ -252,22 +258,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     report: dict[str, Any] = {"tmpdir": tempfile.gettempdir()}
-    with tempfile.TemporaryDirectory() as folder:
-        mongo = None
-        if "fireworks" in options.parts or ("campaign" in options.parts and options.fireworks_labels):
-            mongo = MockedMongo(Path(folder))
-        # so that no competitor pays for imports
-        race({"warm": lambda path: ours(orchestration_jobs.independent(2), path, 0)}, repeat=1)
-        if "local" in options.parts:
-            report["local"] = compare_local(options.jobs, options.workers, options.repeat)
-        if "parallel" in options.parts:
-            report["parallel"] = compare_parallel(options.spinning_jobs, options.rounds, options.repeat)
-        if mongo is not None and "fireworks" in options.parts:
-            report["fireworks"] = compare_fireworks(mongo, options.nodes, options.repeat)
-        if "campaign" in options.parts:
-            report["campaign"] = compare_campaigns(options.labels, options.fireworks_labels, mongo)
-        report["load"] = [round(value, 2) for value in os.getloadavg()]
-        print(json.dumps(report, indent=1))
+    mongo = None
+    if "fireworks" in options.parts or ("campaign" in options.parts and options.fireworks_labels):
+        mongo = MockedMongo()
+    # so that no competitor pays for imports
+    race({"warm": lambda path: ours(orchestration_jobs.independent(2), path, 0)}, repeat=1)
+    if "local" in options.parts:
+        report["local"] = compare_local(options.jobs, options.workers, options.repeat)
+    if "parallel" in options.parts:
+        report["parallel"] = compare_parallel(options.spinning_jobs, options.rounds, options.repeat)
+    if mongo is not None and "fireworks" in options.parts:
+        report["fireworks"] = compare_fireworks(mongo, options.nodes, options.repeat)
+    if "campaign" in options.parts:
+        report["campaign"] = compare_campaigns(options.labels, options.fireworks_labels, mongo)
+    report["load"] = [round(value, 2) for value in os.getloadavg()]
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

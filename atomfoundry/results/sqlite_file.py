@@ -11,10 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from atomfoundry.errors import StorageError
+from atomfoundry.settings import settings
+
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S = 60.0
-"""How long a statement waits for another process's write transaction."""
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "Make space on the disk, then run again: nothing is lost.",
+    sqlite3.SQLITE_IOERR: "Make space on the disk or mend it, then run again: nothing is lost.",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable, then run again: nothing is lost.",
+    sqlite3.SQLITE_CANTOPEN: "Make the folder readable and writable, then run again.",
+    sqlite3.SQLITE_CORRUPT: "Restore the file from a copy of the project.",
+    sqlite3.SQLITE_NOTADB: "Restore the file from a copy of the project.",
+}
 
 
 def is_busy(error: sqlite3.OperationalError) -> bool:
@@ -29,6 +38,28 @@ def is_busy(error: sqlite3.OperationalError) -> bool:
     return "locked" in text or "busy" in text
 
 
+def storage_error(path: Path, error: sqlite3.Error, *, waited_s: float) -> StorageError | None:
+    """Return what the user is told where not the statement is wrong but the file, the disk or another process.
+
+    Parameters
+    ----------
+    path
+        The database.
+    error
+        What SQLite raised.
+    waited_s
+        How long another process's lock was waited for.
+    """
+    if isinstance(error, sqlite3.OperationalError) and is_busy(error):
+        return StorageError(
+            f"{path} has been locked by another process for {waited_s:g} s.",
+            remedy=f"Find it ('fuser {path}'), end what it does, then run again: nothing is lost.",
+        )
+    # an extended code holds the primary one in its low byte
+    remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    return None if remedy is None else StorageError(f"{path} cannot be used: {error}.", remedy=remedy)
+
+
 class SQLiteFile:
     """Connections to one SQLite file: one per process and thread, never shared over a fork.
 
@@ -41,12 +72,12 @@ class SQLiteFile:
     path
         The file; made on first use, its folder must exist.
     busy_timeout_s
-        How long a statement waits for another process's lock.
+        How long a statement waits for another process's lock; default from the settings.
     """
 
-    def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(self, path: str | Path, *, busy_timeout_s: float | None = None) -> None:
         self.path = Path(path)
-        self.busy_timeout_s = busy_timeout_s
+        self.busy_timeout_s = settings().database_timeout if busy_timeout_s is None else busy_timeout_s
         # Keyed by process as well as thread: a child of a fork finds no key of its own and opens a new
         # connection. The parent's stay in the dictionary untouched, because even closing them here would be
         # use over a fork.
@@ -84,17 +115,29 @@ class SQLiteFile:
         ----------
         action
             Called without arguments; must be safe to repeat.
+
+        Raises
+        ------
+        StorageError
+            If the lock is held too long, the disk is full or the file cannot be used.
         """
         deadline = time.monotonic() + self.busy_timeout_s
         pause = 0.002
         while True:
             try:
                 return action()
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > deadline:
+            except sqlite3.DatabaseError as error:
+                busy = isinstance(error, sqlite3.OperationalError) and is_busy(error)
+                if not busy or time.monotonic() > deadline:
+                    self._explain(error)
                     raise
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
+
+    def _explain(self, error: sqlite3.Error) -> None:
+        found = storage_error(self.path, error, waited_s=self.busy_timeout_s)
+        if found is not None:
+            raise found from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -104,17 +147,25 @@ class SQLiteFile:
         ------
         sqlite3.Connection
             This thread's connection, inside ``BEGIN IMMEDIATE``.
+
+        Raises
+        ------
+        StorageError
+            If the lock is held too long, the disk is full or the file cannot be used; nothing has been written.
         """
         connection = self.connection()
         # IMMEDIATE takes the write lock at once; a deferred transaction that upgrades later can fail halfway.
         self.retry(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             yield connection
-        except BaseException:
+            self.retry(lambda: connection.execute("COMMIT"))
+        except BaseException as error:
+            # a COMMIT for which there was no space leaves the transaction open as well
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.DatabaseError):
+                self._explain(error)
             raise
-        self.retry(lambda: connection.execute("COMMIT"))
 
     def close(self) -> None:
         """Close the connections that this process opened."""

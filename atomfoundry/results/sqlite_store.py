@@ -23,7 +23,7 @@ from atomfoundry.results.mongo_language import (
     project,
     sort_documents,
 )
-from atomfoundry.results.sqlite_file import BUSY_TIMEOUT_S, SQLiteFile
+from atomfoundry.results.sqlite_file import SQLiteFile
 
 CHUNK = 200
 """Documents decoded at a time, so that a query over a big collection needs little memory."""
@@ -52,7 +52,7 @@ class SQLiteStore(Store):
     index_fields
         More fields (dotted paths) that are looked up fast.
     busy_timeout_s
-        How long to wait for another process's write, in seconds.
+        How long to wait for another process's write, in seconds; default from the settings.
     **kwargs
         ``last_updated_field``, ``last_updated_type``, ``validator`` of maggma's ``Store``.
 
@@ -70,7 +70,7 @@ class SQLiteStore(Store):
         key: str = "uuid",
         unique_fields: Sequence[str] = ("uuid", "index"),
         index_fields: Sequence[str] = ("name", "output.@class"),
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        busy_timeout_s: float | None = None,
         **kwargs: Any,
     ) -> None:
         if not _NAME.fullmatch(collection_name):

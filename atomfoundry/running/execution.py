@@ -19,11 +19,13 @@ from jobflow import CURRENT_JOB, Flow, Job, Response
 from monty.json import MontyDecoder, jsanitize
 
 from atomfoundry.deadline import NoTimeLeftError
+from atomfoundry.errors import StorageError
 from atomfoundry.results.job_store import FoundryJobStore, with_inputs
 from atomfoundry.results.progress import CHECKPOINT_FOLDER, set_progress_sink
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import child_names, encode, entries, rename
 from atomfoundry.running.queue import Children, Claim, Queue
+from atomfoundry.running.trouble import storage_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +171,12 @@ def _children(claim: Claim, job: Job, response: Response) -> tuple[dict[str, str
     return names, groups
 
 
+def _show(queue: Queue, claim: Claim, message: str, fraction: float | None) -> None:
+    # What a job says about itself must not be able to end it.
+    with contextlib.suppress(StorageError):
+        queue.set_message(claim.id, message, fraction)
+
+
 def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store: HoldingStore, capture: bool) -> bool:
     """Run a claimed job, store its output, enter its children, and mark it completed or failed.
 
@@ -187,13 +195,19 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
     -------
     bool
         False if the job found no time left in this process: it is ready again, and nothing else should be begun.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the database cannot be used. The job is not to blame and is left to a later run, unless
+        it was the third time.
     """
     folder = job_folder(project, claim.uuid, claim.index)
     store.held.clear()
     try:
         _prepare_folder(folder)
         _seed_global_generators(claim)
-        set_progress_sink(lambda message, fraction: queue.set_message(claim.id, message, fraction))
+        set_progress_sink(lambda message, fraction: _show(queue, claim, message, fraction))
         with _inside(folder, capture=capture):
             job: Job = MontyDecoder().process_decoded(json.loads(claim.payload))
             response = job.run(store=store)
@@ -206,8 +220,13 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         logger.warning("%s is left to a later run: %s", claim.name, error)
         queue.give_back(worker)
         return False
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as error:
         CURRENT_JOB.reset()  # jobflow forgets this where a job raises
+        trouble = storage_trouble(error)
+        if trouble is not None:
+            with contextlib.suppress(StorageError):  # then it stays marked as running, and the next run takes it back
+                queue.give_back(worker, crash=trouble.message)
+            raise StorageError(f"'{claim.name}' could not be run: {trouble.message}", remedy=trouble.remedy) from error
         text = traceback.format_exc()
         logger.warning("%s failed: %s", claim.name, text.strip().splitlines()[-1])
         queue.fail(claim, worker, text)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("atomfoundry.running")
 
 MAX_SHOWN_JOBS = 8
+SHARE = 0.02
+"""At most this share of the time goes into showing."""
 
 
 class Display(Protocol):
@@ -202,7 +204,7 @@ class Watcher:
         self.display = display
         self.queue = queue
         self.run_id = run_id
-        self._last = -1e9
+        self._next = -1e9
 
     def tick(self, *, final: bool = False) -> None:
         """Show the state if it is time to.
@@ -215,9 +217,11 @@ class Watcher:
         if isinstance(self.display, Silent):
             return
         now = time.monotonic()
-        if final or now - self._last >= self.display.interval_s:
-            self._last = now
+        if final or now >= self._next:
             self.display.show(stages(self.queue, self.run_id), running_jobs(self.queue, self.run_id))
+            # A run of very many jobs takes long to count: seldom enough to cost little.
+            spent = time.monotonic() - now
+            self._next = now + max(self.display.interval_s, spent / SHARE)
 
 
 @contextmanager

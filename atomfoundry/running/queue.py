@@ -381,7 +381,7 @@ class Queue:
                 if crashes >= MAX_CRASHES:
                     connection.execute(
                         "UPDATE jobs SET state = 'FAILED', crashes = ?, finished = ?, error = ? WHERE id = ?",
-                        (crashes, time.time(), f"Its worker died {crashes} times: {crash}.", job_id),
+                        (crashes, time.time(), f"Its worker died {crashes} times: {str(crash).rstrip('.')}.", job_id),
                     )
                     _release(connection, [job_id])
                 else:

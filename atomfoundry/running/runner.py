@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -11,7 +13,7 @@ from pathlib import Path
 from jobflow import Flow, Job
 
 from atomfoundry.deadline import NO_TIME_STATUS, must_stop, seconds_left, stop_requested, stop_signals
-from atomfoundry.errors import InputError, ProjectError, RunError
+from atomfoundry.errors import InputError, ProjectError, RunError, StorageError
 from atomfoundry.results.project import Project
 from atomfoundry.running.identity import PreparedFlow, prepare
 from atomfoundry.running.outcome import RunResult
@@ -24,14 +26,15 @@ from atomfoundry.running.processes import (
 from atomfoundry.running.progress import Watcher, watching
 from atomfoundry.running.queue import BLOCKED, CANCELLED, COMPLETED, FAILED, OPEN, READY, RUNNING, STOPPED, Queue
 from atomfoundry.running.status import failures
-from atomfoundry.running.worker import work
+from atomfoundry.running.trouble import storage_errors
+from atomfoundry.running.worker import STORAGE_STATUS, work
 from atomfoundry.settings import settings
 
 POLL_S = 0.02
 LOOK_S = 1.0
 """The queue is looked at so often even if nobody seems to have written."""
 LEASE_S = 30.0
-"""A worker of another host counts as dead when it has not beaten for so long."""
+"""A worker of another host counts as dead when its heartbeat has been watched for so long without a change."""
 MAX_FAILED_STARTS = 3
 TERM_GRACE_S = 20.0
 """After SIGTERM jobs have so long to end; queues kill half a minute after it."""
@@ -91,6 +94,8 @@ def run(
         If the flow cannot be run.
     RunError
         If workers cannot be started, or with ``ensure_success`` if anything failed.
+    StorageError
+        If the disk is full or the database cannot be used. What was finished is kept; another call goes on.
     """
     started = time.perf_counter()
     if workers is None:
@@ -105,7 +110,7 @@ def run(
         opened = Project.temporary()
     else:
         opened = project if isinstance(project, Project) else Project.open_or_create(project)
-    with ProjectLock(opened):
+    with storage_errors(opened.path), ProjectLock(opened):
         opened.job_store().close()
         queue = Queue(opened.queue_path)
         _recover(queue)
@@ -153,12 +158,14 @@ def resume(
     ------
     ProjectError
         If there is no project, no such run, or another runner is at work.
+    StorageError
+        If the disk is full or the database cannot be used.
     """
     started = time.perf_counter()
     if workers is None:
         workers = settings().workers or len(os.sched_getaffinity(0))
     opened = project if isinstance(project, Project) else Project.open(project)
-    with ProjectLock(opened):
+    with storage_errors(opened.path), ProjectLock(opened):
         queue = Queue(opened.queue_path)
         rows = queue.rows(
             "SELECT run_id, name FROM runs WHERE run_id = ? OR ? IS NULL ORDER BY created DESC LIMIT 1",
@@ -233,12 +240,33 @@ def _recover(queue: Queue) -> None:
     registered = queue.workers()
     # A dead worker's programs may outlive it, so this does not ask first whether the worker itself lives.
     kill_left_over(worker for worker, host, *_ in registered if host == here)
-    for worker, host, _, _, heartbeat in registered:
-        while host != here and time.time() - heartbeat < LEASE_S:
-            time.sleep(0.5)
+    _refuse_living(queue, [worker for worker, host, *_ in registered if host != here])
+    for worker, *_ in registered:
         queue.give_back(worker)
     for worker in queue.orphans():
         queue.give_back(worker)
+
+
+def _refuse_living(queue: Queue, foreign: list[str]) -> None:
+    """Watch workers that other hosts have left: one whose heartbeat changes lives, and the lock is not seen there.
+
+    The times themselves say nothing, since no two hosts' clocks need agree, nor one with itself after a correction.
+    """
+    beats = _beats(queue, foreign)
+    end = time.monotonic() + LEASE_S
+    while foreign and time.monotonic() < end:
+        now = _beats(queue, foreign)
+        for worker, (host, beat) in now.items():
+            if beats.get(worker, (host, beat))[1] != beat:
+                raise ProjectError(
+                    f"A worker on {host} is at work in this project.",
+                    remedy="A project of the local runner belongs to one host at a time: end the run there.",
+                )
+        time.sleep(min(0.5, LEASE_S / 4))
+
+
+def _beats(queue: Queue, wanted: list[str]) -> dict[str, tuple[str, float]]:
+    return {worker: (host, beat) for worker, host, _, _, beat in queue.workers() if worker in wanted}
 
 
 def _work_here(project: Project, queue: Queue, run_id: str) -> None:
@@ -246,7 +274,13 @@ def _work_here(project: Project, queue: Queue, run_id: str) -> None:
     try:
         work(project, run_id, worker, alone=True)
     finally:
-        queue.give_back(worker)
+        with contextlib.suppress(StorageError):  # the next run takes it back
+            queue.give_back(worker)
+
+
+def _space_left(path: Path) -> str:
+    free = shutil.disk_usage(path).free / 1e6
+    return f"A worker could not write, {free:.1f} MB of the disk are free. Make space, then run again: nothing is lost."
 
 
 class _Supervisor:
@@ -264,8 +298,10 @@ class _Supervisor:
         self.live: list[WorkerProcess] = []
         self.failed_starts = 0
         self.no_time = False
+        self.trouble = ""
         self.told = False
         self.kill_at = float("inf")
+        self.counted = -LOOK_S
 
     def supervise(self) -> None:
         """Work until no job is open, or until nothing new may be begun and what runs has ended."""
@@ -274,7 +310,7 @@ class _Supervisor:
         try:
             while True:
                 buried = self._bury()
-                if must_stop() or self.no_time:
+                if must_stop() or self.no_time or self.trouble:
                     self._tell_to_stop()
                     if not self.live or self._must_end():
                         break
@@ -296,7 +332,11 @@ class _Supervisor:
             for process in self.live:
                 process.kill()
                 process.process.wait()
-                self.queue.give_back(process.worker)
+            with contextlib.suppress(StorageError):  # the next run takes the rest back
+                for process in self.live:
+                    self.queue.give_back(process.worker)
+        if self.trouble:
+            raise StorageError(f"The run in {self.project.path} stops: {self.trouble}")
 
     def _tell_to_stop(self) -> None:
         """Pass the request on to the workers; each ends after its job."""
@@ -314,6 +354,10 @@ class _Supervisor:
         return time.monotonic() > self.kill_at or (left is not None and left < LAST_S)
 
     def _hire(self, pipe: int) -> None:
+        # Counting takes as long as there are jobs, and with all hands at work it only finds deadlocks.
+        if len(self.live) >= self.limit and time.monotonic() - self.counted < LOOK_S:
+            return
+        self.counted = time.monotonic()
         counts = self.queue.counts(self.run_id)
         ready, running = counts.get(READY, 0), counts.get(RUNNING, 0)
         if ready == 0 and running == 0:
@@ -334,6 +378,13 @@ class _Supervisor:
             buried = True
             how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
             words = process.last_words()
+            if status == STORAGE_STATUS:
+                # it has given back what it held, if it could
+                self.trouble = words.splitlines()[-1] if words else _space_left(self.project.path)
+                process.log.unlink(missing_ok=True)
+                with contextlib.suppress(StorageError):
+                    self.queue.give_back(process.worker)
+                continue
             held = self.queue.give_back(process.worker, crash=how)
             process.log.unlink(missing_ok=True)
             if status == NO_TIME_STATUS:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import logging
 import os
 import select
 import signal
-import sqlite3
+import sys
 import threading
 import time
 from pathlib import Path
 
 from atomfoundry.deadline import NO_TIME_STATUS, must_stop, stop_signals
+from atomfoundry.errors import StorageError
 from atomfoundry.results.project import Project, use_project
 from atomfoundry.running.execution import HoldingStore, execute
 from atomfoundry.running.processes import host_name, process_start
@@ -21,6 +23,8 @@ from atomfoundry.running.queue import Queue
 
 HEARTBEAT_S = 5.0
 LONGEST_NAP_S = 0.02
+STORAGE_STATUS = 74
+"""Exit status of a worker that could not go on for want of disk or database (EX_IOERR); its last line says why."""
 
 
 def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> bool:
@@ -41,6 +45,11 @@ def work(project: Project, run_id: str, worker: str, *, alone: bool = False) -> 
     -------
     bool
         False if a job found no time left, so that another worker could not go on either.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the database cannot be used.
     """
     queue = Queue(project.queue_path)
     store = HoldingStore(project.job_store())
@@ -77,7 +86,7 @@ def _watch(project: Project, worker: str, pipe: int) -> None:
     while not select.select([pipe], [], [], HEARTBEAT_S)[0]:
         try:
             queue.beat(worker)
-        except sqlite3.OperationalError:
+        except StorageError:
             logging.getLogger(__name__).warning("The queue was busy at a heartbeat.")
     # Only the runner holds the other end of the pipe: readable means that it is gone.
     if os.getpgrp() == os.getpid():
@@ -103,14 +112,21 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.set_inheritable(options.pipe, False)
     project = Project.open(options.project)
-    queue = Queue(project.queue_path)
-    queue.register(options.worker, options.run, host_name(), os.getpid(), process_start(os.getpid()))
-    watcher = threading.Thread(target=_watch, args=(project, options.worker, options.pipe), daemon=True)
-    watcher.start()
-    with stop_signals():
-        go_on = work(project, options.run, options.worker)
+    status = 1
+    try:
+        queue = Queue(project.queue_path)
+        queue.register(options.worker, options.run, host_name(), os.getpid(), process_start(os.getpid()))
+        watcher = threading.Thread(target=_watch, args=(project, options.worker, options.pipe), daemon=True)
+        watcher.start()
+        with stop_signals():
+            status = 0 if work(project, options.run, options.worker) else NO_TIME_STATUS
+    except StorageError as error:
+        status = STORAGE_STATUS
+        with contextlib.suppress(OSError):  # the disk that is full may be this file's
+            sys.stderr.write(f"\n{error}\n")
+            sys.stderr.flush()
     logging.shutdown()
-    os._exit(0 if go_on else NO_TIME_STATUS)  # all is stored; taking down big libraries properly would only cost time
+    os._exit(status)  # all is stored; taking down big libraries properly would only cost time
 
 
 if __name__ == "__main__":

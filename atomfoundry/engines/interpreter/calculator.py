@@ -11,9 +11,9 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from atomfoundry.engines.interpreter.process import AnswerTimeoutError, InterpreterProcess, find_interpreter
-from atomfoundry.engines.isolation.messages import atoms_to_message
-from atomfoundry.engines.isolation.process import ChildDiedError
+from atomfoundry.engines.children.messages import atoms_to_message
+from atomfoundry.engines.children.process import AnswerTimeoutError, ChildDiedError
+from atomfoundry.engines.interpreter.process import InterpreterProcess, find_interpreter
 from atomfoundry.errors import EngineUnavailableError, LabelError
 
 PASSED_ON = ("energy", "free_energy", "forces", "stress", "energies", "magmom", "magmoms", "charges", "dipole")

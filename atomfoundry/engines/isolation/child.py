@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomfoundry.engines.base import build_engine
-from atomfoundry.engines.isolation.messages import atoms_from_message, pack, unpack
+from atomfoundry.engines.children.messages import atoms_from_message, pack, unpack
 from atomfoundry.engines.launcher import die_with
 from atomfoundry.errors import AtomfoundryError, InputError, LabelError
 
@@ -163,7 +163,7 @@ BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__na
 """What the interpreter is told to run: with the parent's search path from the first import on."""
 
 
-def command(descriptor: int) -> list[str]:
+def command(descriptor: int | str) -> list[str]:
     """Return the command line of a child of this process.
 
     Parameters

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atomfoundry.engines.base import SinglePoint
-from atomfoundry.engines.isolation.process import ChildDiedError, EngineProcess, thread_variables
+from atomfoundry.engines.children.process import ChildDiedError
+from atomfoundry.engines.isolation.process import EngineProcess, thread_variables
 from atomfoundry.errors import EngineUnavailableError
 
 if TYPE_CHECKING:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 import uuid
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import atomfoundry.errors
 from atomfoundry.engines.base import SinglePoint
+from atomfoundry.engines.children.messages import atoms_to_message, pack
+from atomfoundry.engines.children.process import AnswerTimeoutError, ChildDiedError, ChildProcess, is_out_of_memory
 from atomfoundry.engines.isolation import child
-from atomfoundry.engines.isolation.messages import atoms_to_message, pack, unpack
-from atomfoundry.engines.isolation.output import Output
 from atomfoundry.errors import AtomfoundryError, EngineUnavailableError, InputError, LabelError
 
 if TYPE_CHECKING:
@@ -32,55 +26,11 @@ if TYPE_CHECKING:
 CHILD_VARIABLE = "ATOMFOUNDRY_LABEL_PROCESS"
 """Set in a child's environment and so in all that it starts; how programs left over by it are known."""
 
-LARGEST_MESSAGE = 1 << 30
 STARTUP_S = 600.0
 """Loading a code may take long where many nodes read it from one file system."""
 
 WORKER_KILL_S = 0.1
 """Whoever kills a child may be killing us with it; then no label is to blame."""
-
-_NO_MEMORY = re.compile(r"bad_alloc|MemoryError|[Oo]ut of memory|[Cc]annot allocate memory|insufficient memory")
-
-
-class ChildDiedError(Exception):
-    """A child has ended; for this package only, whose callers see a ``LabelError``.
-
-    Parameters
-    ----------
-    status
-        As ``Popen.returncode``: negative for a signal.
-    tail
-        The last it wrote.
-    begun
-        Whether it had begun the label.
-    """
-
-    def __init__(self, status: int, tail: str, *, begun: bool) -> None:
-        super().__init__(status, tail)
-        self.status = status
-        self.tail = tail
-        self.begun = begun
-
-    @property
-    def how(self) -> str:
-        """How it ended, in words."""
-        if self.status >= 0:
-            return f"ended with exit code {self.status}"
-        try:
-            return f"was killed by {signal.Signals(-self.status).name}"
-        except ValueError:
-            return f"was killed by signal {-self.status}"
-
-    @property
-    def reason(self) -> str:
-        """Reason code of the label that it was at."""
-        # Linux ends a process by SIGKILL when memory is out; nobody else has reason to.
-        no_memory = self.status == -signal.SIGKILL or _NO_MEMORY.search(self.tail)
-        return "out_of_memory" if no_memory else "crashed"
-
-
-class _TimedOutError(Exception):
-    """The child did not answer in time."""
 
 
 def thread_variables() -> dict[str, str]:
@@ -88,37 +38,14 @@ def thread_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
 
 
-class EngineProcess:
+class EngineProcess(ChildProcess):
     """A child in which engines compute; it ends with the thread that started it."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
         self.threads = thread_variables()
         self._world: dict[str, Any] = {}
         self._mark = uuid.uuid4().hex
-        self._output = Output()
-        self._stopped = False
-        self._link, theirs = Pipe()
-        self._process = subprocess.Popen(
-            child.command(theirs.fileno()),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output.descriptor,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, CHILD_VARIABLE: self._mark},
-        )
-        theirs.close()
-        # The link alone would not tell of a death while something that the child has started holds the other end.
-        self._alive = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
-
-    @property
-    def pid(self) -> int:
-        """Process id of the child."""
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        """Tell whether the child runs and is this process's own."""
-        return self.owner == os.getpid() and not self._stopped and self._process.poll() is None
+        super().__init__(child.command("{link}"), environment={**os.environ, CHILD_VARIABLE: self._mark})
 
     def prepare(self, engine: Engine) -> None:
         """Let the child build an engine and load its code, unless it has.
@@ -146,10 +73,10 @@ class EngineProcess:
             return
         self._world = {}
         try:
-            reply, _ = self._ask(pack({"kind": "engine", **world}), startup=STARTUP_S)
-        except _TimedOutError as error:
+            reply, _ = self._ask(pack({"kind": "engine", **world}), startup=STARTUP_S, timeout=None)
+        except AnswerTimeoutError as error:
             raise EngineUnavailableError(
-                f"Engine '{engine.name}' was not loaded within {STARTUP_S:g} s{self._last_words()}",
+                f"Engine '{engine.name}' was not loaded within {STARTUP_S:g} s{self.last_words()}",
                 remedy="Check the file system that holds the engine's code.",
             ) from error
         self._output.forward()
@@ -194,10 +121,10 @@ class EngineProcess:
         }
         formula = atoms.get_chemical_formula()
         try:
-            reply, values = self._ask(pack(header, arrays), timeout=timeout)
-        except _TimedOutError as error:
+            reply, values = self._ask(pack(header, arrays), startup=None, timeout=timeout)
+        except AnswerTimeoutError as error:
             raise LabelError(
-                f"{formula}: not computed within {timeout:g} s{self._last_words()}",
+                f"{formula}: not computed within {timeout:g} s{self.last_words()}",
                 reason="timeout",
                 remedy="Allow more time or run it on a faster machine.",
             ) from error
@@ -214,77 +141,18 @@ class EngineProcess:
         if reply["kind"] == "error":
             self._output.forward()
             raise _error(reply)
-        message = f"{formula}: {reply['message']}{self._last_words()}"
+        message = f"{formula}: {reply['message']}{self.last_words()}"
         self._output.forward()
         raise LabelError(message, reason=_reason(reply))
 
-    def _ask(
-        self, message: bytes, *, timeout: float | None = None, startup: float | None = None
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Send a request and wait for its answer; a child that does not answer properly is gone afterwards."""
-        deadline = None if startup is None else time.monotonic() + startup
-        begun = False
-        try:
-            self._link.send_bytes(message)
-            while True:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                watched: list[Connection | int] = [self._link] if self._alive is None else [self._link, self._alive]
-                ready = wait(watched, left)
-                if self._link in ready:
-                    header, arrays = unpack(self._link.recv_bytes(LARGEST_MESSAGE))
-                    if header["kind"] != "begun":
-                        return header, arrays
-                    begun = True
-                    deadline = None if timeout is None else time.monotonic() + timeout
-                elif not ready:
-                    raise _TimedOutError
-                elif not self._link.poll():
-                    raise EOFError
-        except (EOFError, OSError, ValueError, KeyError) as error:
-            status = self._ended()
-            tail = self._output.tail()
-            self._output.forward()
-            self.stop()
-            raise ChildDiedError(status, tail, begun=begun) from error
-        except BaseException:
-            # Whatever this was (the time limit, Ctrl-C): its late answer must not be taken for the next label's.
-            self.stop()
-            raise
-
-    def _ended(self) -> int:
-        try:
-            status = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+    def _has_died(self, status: int) -> None:
         if status == -signal.SIGKILL:
             time.sleep(WORKER_KILL_S)
-        return status
+        self._output.forward()
 
-    def stop(self) -> None:
-        """End the child and whatever it has started; a child of the process that forked us is left alone."""
-        if self._stopped:
-            return
-        self._stopped = True
-        if os.getpid() == self.owner:
-            if self._process.poll() is None:
-                self._process.kill()
-            self._process.wait()
-            _kill_marked(self._mark)
-        self._link.close()
-        if self._alive is not None:
-            os.close(self._alive)
-            self._alive = None
-        self._output.close()
-
-    def __del__(self) -> None:
-        # Of a thread that has ended.
-        if hasattr(self, "_alive"):
-            self.stop()
-
-    def _last_words(self) -> str:
-        tail = self._output.tail()
-        return f"; it last wrote:\n{tail}" if tail else "."
+    def _kill(self) -> None:
+        super()._kill()
+        _kill_marked(self._mark)
 
 
 def _error(reply: dict[str, Any]) -> AtomfoundryError:
@@ -296,7 +164,7 @@ def _error(reply: dict[str, Any]) -> AtomfoundryError:
 
 
 def _reason(reply: dict[str, Any]) -> str:
-    no_memory = reply["kind"] == "out_of_memory" or _NO_MEMORY.search(reply["message"])
+    no_memory = reply["kind"] == "out_of_memory" or is_out_of_memory(reply["message"])
     return "out_of_memory" if no_memory else "crashed"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from atomfoundry.results.mongodb import CLUSTER_FOLDER
+from atomfoundry.results.mongomock_file import mock_file, share_mock_store
 from atomfoundry.results.project import Project
 
 FIREWORKS_FILE = "FW_config.yaml"
@@ -33,6 +34,14 @@ def configure_fireworks(project: Project) -> None:
     import fireworks.core.launchpad as launchpad_module
     import fireworks.core.rocket as rocket_module
 
+    if mock_file():
+        # read by FireWorks when it is imported, which may have been before
+        share_mock_store()
+        from mongomock import MongoClient
+        from mongomock.gridfs import enable_gridfs_integration
+
+        enable_gridfs_integration()
+        launchpad_module.MongoClient = MongoClient
     rocket_module.PING_TIME_SECS = PING_S
     rocket_module.PRINT_FW_JSON = False
     rocket_module.ROCKET_STREAM_LOGLEVEL = "WARNING"

@@ -56,14 +56,11 @@ class FoundryLaunchPad(LaunchPad):
 
     def ensure_indexes(self) -> None:
         """Make the indexes that our questions and the uniqueness of workflows need; idempotent."""
-        for field in ("spec.foundry.run_id", "spec.foundry.uuid", "spec._category", "spec.foundry.needs"):
-            self.fireworks.create_index(field)
+        self.tuneup()
+        for field in ("run_id", "uuid", "needs", "attached"):
+            self.fireworks.create_index(f"spec.foundry.{field}", sparse=True)
         self.fireworks.create_index([("state", 1), ("spec._category", 1), ("spec._priority", -1)])
-        self.fireworks.create_index("fw_id", unique=True)
-        self.launches.create_index("launch_id", unique=True)
-        for field in ("state", "fw_id"):
-            self.launches.create_index(field)
-        for field in ("nodes", "metadata.foundry.run_id"):
+        for field in ("nodes", "metadata.foundry.run_id", "metadata.foundry.project_id"):
             self.workflows.create_index(field)
         self.workflows.create_index("metadata.foundry.part", unique=True, sparse=True)
         self.fw_id_assigner.update_one({}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True)

@@ -18,9 +18,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from atomfoundry.engines import get_engine
+from atomfoundry.engines.children.messages import atoms_from_message, atoms_to_message, pack, unpack
 from atomfoundry.engines.isolation import IsolatedEngine, isolated, process, stop_process
 from atomfoundry.engines.isolation.current import own_process
-from atomfoundry.engines.isolation.messages import atoms_from_message, atoms_to_message, pack, unpack
 from atomfoundry.errors import EngineUnavailableError, InputError, LabelError, UnsupportedElementError
 
 HERE = Path(__file__).parent

@@ -33,6 +33,13 @@ def mock(tmp_path, monkeypatch):
     file = tmp_path / "server.json"
     file.write_text("{}")
     monkeypatch.setenv(MOCK_VARIABLE, str(file))
+    # FireWorks reads the variable when it is imported, which another test may have done
+    import fireworks.core.launchpad
+    import mongomock
+    from mongomock.gridfs import enable_gridfs_integration
+
+    enable_gridfs_integration()
+    monkeypatch.setattr(fireworks.core.launchpad, "MongoClient", mongomock.MongoClient)
     yield file
     save_mock_store(release=True)
 

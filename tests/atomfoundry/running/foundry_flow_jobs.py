@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,9 +14,9 @@ from pathlib import Path
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, Response, job
 
 from atomfoundry.deadline import NoTimeLeftError
-from atomfoundry.documents import BenchmarkDoc
+from atomfoundry.documents import BenchmarkDoc, StructureSetDoc
 from atomfoundry.makers.job import foundry_job
-from atomfoundry.results import checkpoint_directory, current_labels, report_progress
+from atomfoundry.results import checkpoint_directory, current_artifacts, current_labels, report_progress
 
 NONE = JobConfig(on_missing_references=OnMissing.NONE)
 
@@ -186,6 +187,44 @@ def global_random():
     import numpy as np
 
     return [random.random(), float(np.random.random())]  # noqa: NPY002
+
+
+@job
+def wait_for(path, sign):
+    Path(sign).touch()
+    end = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return 1
+
+
+@job
+def big_output(number, size):
+    return {"number": number, "text": "x" * size}
+
+
+@job
+def big_file(number, size):
+    Path("scratch").write_bytes(b"x" * size)
+    Path("scratch").unlink()
+    return number
+
+
+@job
+def always_full(number):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch")
+
+
+@foundry_job
+def make_artifact(text):
+    path = Path("note.txt")
+    path.write_text(text)
+    return StructureSetDoc(name="note", n_structures=0, structures=current_artifacts().put(path))
+
+
+@foundry_job
+def read_artifact(document):
+    return current_artifacts().fetch(document.structures).read_text()
 
 
 @job
