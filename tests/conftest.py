@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+# Not this folder itself: 'atomfoundry' in it would hide the package.
+sys.path.insert(0, str(Path(__file__).parent / "security"))
 from planted_secrets import SESSION_MARK, find_in_files, plant
-
-# Not for longer: the folder 'atomfoundry' in here would hide the package.
-sys.path.remove(str(Path(__file__).parent))
 
 SEARCH_SECONDS = 5.0
 """As long as the search for secrets may take at the end."""
