@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from types import FrameType
 
-from atomfoundry.errors import AtomfoundryError, ConfigurationError
+from atomfoundry.errors import AtomfoundryError, ConfigurationError, InputError
 
 MARGIN_S = 30.0
 """Nothing new is begun in the last seconds before the end: results are stored then."""
@@ -87,6 +87,23 @@ def reason_to_stop() -> str:
     """Say why nothing new is begun."""
     name = stop_requested()
     return f"{name} asked this process to stop" if name else "the job ends soon"
+
+
+def ended_by_stop(error: Exception) -> bool:
+    """Tell whether a calculation failed only because this process has to end.
+
+    At its end a queue sends SIGTERM to all processes of a job, so to those of an external code as well, which dies of
+    it; and calculations with a time limit are ended in time.
+
+    Parameters
+    ----------
+    error
+        What the calculation raised; one that is the user's own is never taken for the end.
+    """
+    if isinstance(error, InputError):
+        return False
+    reason = getattr(error, "reason", "crashed")
+    return (reason == "crashed" and stop_requested() == "SIGTERM") or (reason == "timeout" and must_stop())
 
 
 def _number(name: str, meaning: str) -> float | None:

@@ -10,6 +10,7 @@ from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, SelectionDoc, StructureSetDoc, UncertaintyDoc
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.makers.checkpoints import job_checkpoints
 from atomfoundry.makers.frames import open_dataset, sort_elements, store_frames, structure_set
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of
@@ -92,6 +93,8 @@ class ExploreMaker(Maker):
         ------
         ConfigurationError
             If both an uncertainty and a committee are given, or an uncertainty for a foreign calculator.
+        NoTimeLeftError
+            If the process must end: the job goes on from its checkpoint.
         """
         from atomfoundry.models.exploration import explore, select_frames
         from atomfoundry.models.uncertainty.committee import NoUncertainty
@@ -103,29 +106,31 @@ class ExploreMaker(Maker):
         thresholds = watched.thresholds(self.head)
         candidates, runs = [], []
         starts = [enlarge(atoms, self.min_atoms) for atoms in open_dataset(structures.structures).frames()]
-        for number, start in enumerate(starts):
-            for temperature in self.temperatures:
-                label = f"{start.get_chemical_formula()} at {temperature:.0f} K"
-                report_progress(f"MD of {label}")
-                found = explore(
-                    start,
-                    watched,
-                    temperature=temperature,
-                    n_steps=self.n_steps,
-                    timestep=self.timestep,
-                    friction=self.friction,
-                    interval=self.interval,
-                    thresholds=thresholds,
-                    head=self.head,
-                    name=label,
-                    seed=self.seed + 1000 * number + round(temperature),
-                )
-                runs.append(found.record.model_copy(update={"sigma_max": []}) if alone else found.record)
-                for frame in found.flagged:
-                    frame.info["group_id"] = (
-                        f"{start.info.get('group_id', number)}:md-{temperature:.0f}K-round-{self.round}"
+        with job_checkpoints() as checkpoints:
+            for number, start in enumerate(starts):
+                for temperature in self.temperatures:
+                    label = f"{start.get_chemical_formula()} at {temperature:.0f} K"
+                    report_progress(f"MD of {label}")
+                    found = explore(
+                        start,
+                        watched,
+                        temperature=temperature,
+                        n_steps=self.n_steps,
+                        timestep=self.timestep,
+                        friction=self.friction,
+                        interval=self.interval,
+                        thresholds=thresholds,
+                        head=self.head,
+                        name=label,
+                        seed=self.seed + 1000 * number + round(temperature),
+                        checkpoints=checkpoints,
                     )
-                candidates.extend(found.flagged)
+                    runs.append(found.record.model_copy(update={"sigma_max": []}) if alone else found.record)
+                    for frame in found.flagged:
+                        frame.info["group_id"] = (
+                            f"{start.info.get('group_id', number)}:md-{temperature:.0f}K-round-{self.round}"
+                        )
+                    candidates.extend(found.flagged)
         sigmas = [frame.info["sigma_forces_max"] for frame in candidates]
         if alone:
             for frame in candidates:
@@ -185,7 +190,8 @@ class ExploreMaker(Maker):
                 "frames.",
                 remedy="Give a dataset with a validation split.",
             )
-        watched.calibrate(frames)
+        with job_checkpoints() as checkpoints:
+            watched.calibrate(frames, checkpoints=checkpoints)
         return watched, (
             f"committee of {', '.join(watched.names)}, disagreement times {watched.quantile:.3g} from "
             f"{watched.n_calibration} validation frames"

@@ -15,6 +15,7 @@ from atomfoundry.documents import (
     StructureSetDoc,
 )
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.makers.checkpoints import job_checkpoints
 from atomfoundry.makers.frames import open_dataset, structure_set
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of
@@ -105,23 +106,33 @@ class BenchmarkMaker(Maker):
             Labels of the benchmark's own structures.
         alignment
             Applied to the reference labels, where they are of another level than the model.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end: the job goes on from its checkpoint.
         """
         from atomfoundry.benchmarks import GridBenchmark, Parity
 
         benchmark = self.build()
         seat = take_seat(model, head=self.head)
         report_progress(self.name)
+        document = None
         if isinstance(benchmark, Parity):
             benchmark.isolated_energies = dict(dataset.isolated_energies)
-            frames = frames_of(dataset, *self.splits)
-            result = benchmark.run(seat.calculator, frames, name=self.name, calculator_name=seat.label)
+            atoms: Any = frames_of(dataset, *self.splits)
         else:
             atoms = self.system(structures)
-            document = None
             if reference is not None and isinstance(benchmark, GridBenchmark):
                 document = self._reference(benchmark, atoms, reference, alignment)
+        with job_checkpoints() as checkpoints:
             result = benchmark.run(
-                seat.calculator, atoms, reference=document, name=self.name, calculator_name=seat.label
+                seat.calculator,
+                atoms,
+                reference=document,
+                name=self.name,
+                calculator_name=seat.label,
+                checkpoints=checkpoints,
             )
         return result.model_copy(update={"calculator_description": seat.description})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Maker
 
 from atomfoundry.documents import ModelDoc, StructureSetDoc
+from atomfoundry.makers.checkpoints import job_checkpoints
 from atomfoundry.makers.frames import open_dataset, structure_set
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.results import report_progress
@@ -156,6 +157,11 @@ class MDSnapshotsMaker(Maker):
             What to start from.
         model
             What computes the forces instead of the engine.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end: the job goes on from its checkpoint.
         """
         from atomfoundry.datasets import unique_frames
         from atomfoundry.sampling import md_snapshots
@@ -163,24 +169,26 @@ class MDSnapshotsMaker(Maker):
 
         calculator_of = _calculators(self.engine, self.settings, model, self.head)
         frames: list[Atoms] = []
-        for parent in open_dataset(structures.structures).frames():
-            atoms = enlarge(parent, self.min_atoms)
-            for temperature in self.temperatures:
-                report_progress(f"MD of {atoms.get_chemical_formula()} at {temperature:.0f} K")
-                frames += md_snapshots(
-                    atoms,
-                    calculator_of(atoms),
-                    temperature=temperature,
-                    n=self.n,
-                    interval=self.interval,
-                    seed=self.seed,
-                    timestep=self.timestep,
-                    equilibration=self.equilibration,
-                    ensemble=self.ensemble,
-                    friction=self.friction,
-                    pressure=self.pressure,
-                    barostat_time=self.barostat_time,
-                )
+        with job_checkpoints() as checkpoints:
+            for parent in open_dataset(structures.structures).frames():
+                atoms = enlarge(parent, self.min_atoms)
+                for temperature in self.temperatures:
+                    report_progress(f"MD of {atoms.get_chemical_formula()} at {temperature:.0f} K")
+                    frames += md_snapshots(
+                        atoms,
+                        calculator_of(atoms),
+                        temperature=temperature,
+                        n=self.n,
+                        interval=self.interval,
+                        seed=self.seed,
+                        timestep=self.timestep,
+                        equilibration=self.equilibration,
+                        ensemble=self.ensemble,
+                        friction=self.friction,
+                        pressure=self.pressure,
+                        barostat_time=self.barostat_time,
+                        checkpoints=checkpoints,
+                    )
         return structure_set(
             unique_frames(frames), name=self.name, lineage={"structures": structures.structures.sha256}
         )

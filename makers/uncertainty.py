@@ -8,6 +8,7 @@ from pathlib import Path
 from jobflow import Maker
 
 from atomfoundry.documents import DatasetDoc, ModelDoc, UncertaintyDoc
+from atomfoundry.makers.checkpoints import job_checkpoints
 from atomfoundry.makers.job import foundry_job
 from atomfoundry.makers.modelling import frames_of, load_artifact_model
 from atomfoundry.results import current_artifacts
@@ -48,17 +49,24 @@ class UncertaintyMaker(Maker):
             A trained model.
         datasets
             Head -> the dataset it was trained on.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end: the job goes on from its checkpoint.
         """
         from atomfoundry.models.uncertainty.llpr import fit_uncertainty, save_uncertainty
 
-        uncertainty = fit_uncertainty(
-            load_artifact_model(model),
-            {head: frames_of(doc, "train") for head, doc in datasets.items()},
-            {head: frames_of(doc, *self.calibration_splits) for head, doc in datasets.items()},
-            coverage=self.coverage,
-            low_percentile=self.low_percentile,
-            seed=self.seed,
-        )
+        with job_checkpoints() as checkpoints:
+            uncertainty = fit_uncertainty(
+                load_artifact_model(model),
+                {head: frames_of(doc, "train") for head, doc in datasets.items()},
+                {head: frames_of(doc, *self.calibration_splits) for head, doc in datasets.items()},
+                coverage=self.coverage,
+                low_percentile=self.low_percentile,
+                seed=self.seed,
+                checkpoints=checkpoints,
+            )
         folder = save_uncertainty(uncertainty, Path("llpr"))
         return UncertaintyDoc(
             model_sha256=model.model.sha256,

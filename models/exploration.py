@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atomfoundry.checkpoint import opened
+from atomfoundry.checkpoint.dynamics import (
+    describe_step,
+    dynamics_state,
+    restore_dynamics,
+    steps_of,
+    structure_identity,
+)
 from atomfoundry.documents.model import TrajectoryRecord
 from atomfoundry.errors import InputError
+from atomfoundry.models.watch import HOTTEST, Watch, too_close
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from atomfoundry.checkpoint import Checkpoints, Saved
     from atomfoundry.models.uncertainty.committee import CommitteeUncertainty, NoUncertainty
     from atomfoundry.models.uncertainty.llpr import LLPRUncertainty
 
     ForceUncertainty = LLPRUncertainty | CommitteeUncertainty | NoUncertainty
 
-HOTTEST = 10.0
-"""A run ends above this many times its target temperature."""
-CLOSEST = 0.5
-"""A run ends when two atoms are nearer than this part of the sum of their covalent radii."""
-STREAK = 3
-"""Consecutive evaluations above the high threshold that end a run."""
 SAME = 0.99999
 """Two structures with a larger cosine between their descriptors count as one (section 9.3). The 0.9995 of
 5.4 is too coarse: any two silicon cells displaced by 0.08 A exceed it."""
@@ -64,6 +69,7 @@ def explore(
     n_samples: int = 16,
     name: str = "",
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> Exploration:
     """Run Langevin dynamics with a model, and flag frames it is unsure about.
 
@@ -94,11 +100,17 @@ def explore(
         Of the start, for the records; None: its formula.
     seed
         Of velocities and thermostat.
+    checkpoints
+        Where the run is kept, so that it can be interrupted at any step and goes on bit for bit; None: nowhere.
 
     Raises
     ------
     InputError
         If a number is out of range.
+    NoTimeLeftError
+        If the process must end; the same call goes on from the checkpoint.
+    CheckpointError
+        If the checkpoint is corrupt.
     """
     from ase import units
     from ase.md.langevin import Langevin
@@ -111,140 +123,71 @@ def explore(
         )
     chosen_head = uncertainty.head(head)
     limits = dict(thresholds) if thresholds is not None else uncertainty.thresholds(chosen_head)
-    system = atoms.copy()
-    system.calc = uncertainty.calculator(chosen_head)
-    rng = np.random.default_rng(seed)
-    thermalize_momenta(system, temperature, rng=rng)
-    if len(system) > 1:
-        Stationary(system)
-    dynamics = Langevin(
-        system,
-        timestep * units.fs,
-        temperature_K=temperature,
-        friction=friction / units.fs,
-        rng=rng,
-        fixcm=False,
-    )
     label = name or atoms.get_chemical_formula()
-    watch = _Watch(uncertainty, limits, chosen_head, n_samples, temperature, label)
-    steps = 0
-    reason = watch.look(system, time=0.0)
-    while reason is None and steps < n_steps:
-        block = min(interval, n_steps - steps)
-        for _ in range(block):
-            dynamics.step()
-            steps += 1
-            reason = watch.glance(system)
-            if reason is not None:
-                break
-        if reason is None:
-            reason = watch.look(system, time=steps * timestep)
+    settings = {
+        "temperature": temperature,
+        "n_steps": n_steps,
+        "timestep": timestep,
+        "friction": friction,
+        "interval": interval,
+        "thresholds": limits,
+        "head": chosen_head,
+        "n_samples": n_samples,
+        "seed": seed,
+        "uncertainty": getattr(uncertainty, "fingerprint", type(uncertainty).__name__),
+    }
+    checkpoint = opened(checkpoints, "explore", lambda: {"settings": settings, **structure_identity(atoms)})
+    saved = checkpoint.load()
+    system = atoms.copy()
+    watch = Watch(uncertainty, limits, chosen_head, n_samples, temperature, label)
+    if saved is not None:
+        watch.restore(saved, system)
+    reason, steps = (None, 0) if saved is None else (saved.state["reason"], int(saved.state["nsteps"]))
+    if reason is None:
+        system.calc = uncertainty.calculator(chosen_head)
+        rng = np.random.default_rng(seed)
+        if saved is None:
+            thermalize_momenta(system, temperature, rng=rng)
+            if len(system) > 1:
+                Stationary(system)
+        with checkpoint.guard(f"MD of {label}"):
+            dynamics = Langevin(
+                system,
+                timestep * units.fs,
+                temperature_K=temperature,
+                friction=friction / units.fs,
+                rng=rng,
+                fixcm=False,
+            )
+            if saved is not None:
+                restore_dynamics(dynamics, saved)
+
+            def collect() -> Saved:
+                return watch.collect(dynamics_state(dynamics), reason)
+
+            for steps in steps_of(dynamics, n_steps, continued=saved is not None):
+                reason = watch.glance(system) if steps else None
+                if reason is None and (steps % interval == 0 or steps == n_steps):
+                    reason = watch.look(system, time=steps * timestep)
+                if reason is not None or steps == n_steps:
+                    break
+                kelvin, ps = float(system.get_temperature()), steps * timestep / 1000
+                checkpoint.tell(partial(describe_step, f"MD of {label}", steps, n_steps, kelvin, ps), steps / n_steps)
+                checkpoint.keep(collect, what=f"MD of {label}, step {steps} of {n_steps}")
+            reason = reason or "finished"
+            checkpoint.finish(collect())
     record = TrajectoryRecord(
         structure=label,
         temperature=temperature,
         n_steps=steps,
         timestep=timestep,
-        stop_reason=reason or "finished",
+        stop_reason=reason,
         times=watch.times,
         temperatures=watch.temperatures,
         sigma_max=watch.sigmas,
         n_flagged=len(watch.flagged),
     )
     return Exploration(record, watch.flagged, watch.last_good)
-
-
-class _Watch:
-    """Looks at a run: cheap checks each step, the uncertainty now and then."""
-
-    def __init__(
-        self,
-        uncertainty: ForceUncertainty,
-        limits: Mapping[str, float],
-        head: str,
-        n_samples: int,
-        temperature: float,
-        label: str,
-    ) -> None:
-        self.uncertainty = uncertainty
-        self.limits = limits
-        self.head = head
-        self.n_samples = n_samples
-        self.temperature = temperature
-        self.label = label
-        self.times: list[float] = []
-        self.temperatures: list[float] = []
-        self.sigmas: list[float] = []
-        self.flagged: list[Atoms] = []
-        self.last_good: Atoms | None = None
-        self._streak = 0
-
-    def glance(self, system: Any) -> str | None:
-        """Return why the run must end now, or None."""
-        if not (np.isfinite(system.positions).all() and np.isfinite(system.get_forces()).all()):
-            return "nan"
-        if system.get_temperature() > HOTTEST * self.temperature:
-            return "temperature"
-        return None
-
-    def look(self, system: Any, *, time: float) -> str | None:
-        """Evaluate the uncertainty, take note, and return why the run must end, or None."""
-        if too_close(system):
-            return "min_distance"
-        sigma = float(self.uncertainty.sigma_forces(system, head=self.head, n_samples=self.n_samples).max(initial=0.0))
-        if not np.isfinite(sigma):
-            return "nan"
-        self.times.append(time)
-        self.temperatures.append(float(system.get_temperature()))
-        self.sigmas.append(sigma)
-        if sigma > self.limits["high"]:
-            self._streak += 1
-            return "uncertain" if self._streak >= STREAK else None
-        self._streak = 0
-        frame = self._snapshot(system, sigma, time)
-        self.last_good = frame
-        if sigma > self.limits["low"]:
-            self.flagged.append(frame)
-        return None
-
-    def _snapshot(self, system: Any, sigma: float, time: float) -> Atoms:
-        from atomfoundry.datasets import frame_id
-
-        frame = system.copy()
-        frame.calc = None
-        frame.set_momenta(np.zeros((len(frame), 3)))
-        del frame.arrays["momenta"]
-        frame.info |= {
-            "sampling": "md",
-            "source": self.label,
-            "sigma_forces_max": sigma,
-            "temperature": self.temperatures[-1],
-            "md_time": time,
-            "flags": [],
-        }
-        frame.info["frame_id"] = frame_id(frame)
-        return frame
-
-
-def too_close(atoms: Atoms, *, fraction: float = CLOSEST) -> bool:
-    """Return whether two atoms are nearer than a part of the sum of their covalent radii.
-
-    Parameters
-    ----------
-    atoms
-        Structure; periodic images count.
-    fraction
-        Part of the sum of the radii.
-    """
-    from ase.data import covalent_radii
-
-    from atomfoundry.models.graph import neighbour_pairs
-
-    radii = covalent_radii[atoms.numbers]
-    cell, positions = atoms.cell.array, atoms.positions
-    pairs, shifts = neighbour_pairs(positions, cell=cell, pbc=atoms.pbc, cutoff=2 * fraction * float(radii.max()))
-    first, second = pairs
-    distance = np.linalg.norm(positions[second] - positions[first] + shifts @ cell, axis=1)
-    return bool((distance < fraction * (radii[first] + radii[second])).any())
 
 
 @dataclass

@@ -40,7 +40,10 @@ def test_every_import_is_declared(pyproject: dict) -> None:
     modules = {"bson": "pymongo", "xdist": "pytest_xdist", "yaml": "pyyaml"}
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    names = [*project["dependencies"], *extras["test"], *extras["gpaw"], *extras["tensorboard"]]
+    names = [
+        *project["dependencies"],
+        *(name for key in ("test", "gpaw", "tensorboard", "crate") for name in extras[key]),
+    ]
     declared = {re.split(r"[^A-Za-z0-9_-]", name)[0].lower().replace("-", "_") for name in names}
     here = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"peers"}  # a folder of perf/
     for folder in (*FOLDERS, "tests"):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from atomfoundry.benchmarks.records import Failure
-from atomfoundry.checkpoint import Saved
+from atomfoundry.checkpoint import Saved, opened
 from atomfoundry.checkpoint.dynamics import structure_identity
-from atomfoundry.deadline import NoTimeLeftError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ase import Atoms
 
-    from atomfoundry.checkpoint import Checkpoint, Checkpoints
+    from atomfoundry.checkpoint import Checkpoints
 
 
 class KeptItems:
@@ -45,17 +44,16 @@ class KeptItems:
         self, checkpoints: Checkpoints | None, name: str, identity: Mapping[str, Any], structures: Sequence[Atoms]
     ) -> None:
         self.name = name
-        self.checkpoint: Checkpoint | None = None
-        self.saved = Saved()
-        if checkpoints is not None:
-            parts = [structure_identity(atoms) for atoms in structures]
-            self.checkpoint = checkpoints.open(name, {**identity, "structures": parts})
-            self.saved = self.checkpoint.load() or self.saved
+        self.keeping = checkpoints is not None
+        self.checkpoint = opened(
+            checkpoints, name, lambda: {**identity, "structures": [structure_identity(atoms) for atoms in structures]}
+        )
+        self.saved = self.checkpoint.load() or Saved()
 
     @property
     def earlier_s(self) -> float:
         """Seconds that earlier processes have taken."""
-        return 0.0 if self.checkpoint is None else self.checkpoint.earlier_s
+        return self.checkpoint.earlier_s
 
     def get(self, key: str, structure: Atoms) -> tuple[Atoms | Failure, dict[str, Any]] | None:
         """Return the labelled frame or the failure of an item, and its details; None if it is not known.
@@ -97,7 +95,7 @@ class KeptItems:
         details
             Further values of the item's record: arrays, and what fits JSON.
         """
-        if self.checkpoint is None:
+        if not self.keeping:
             return
         entry: dict[str, Any] = {"details": {}, "failure": None, "energy": None}
         for name, value in (details or {}).items():
@@ -116,15 +114,12 @@ class KeptItems:
             entry["energy"] = float(result.calc.results["energy"])
         self.saved.state[key] = entry
 
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Save finished items where the process's end ends the calculation of the one in work."""
-        try:
-            yield
-        except NoTimeLeftError:
-            if self.checkpoint is not None:
-                self.checkpoint.save(self.saved)
-            raise
+    def saving(self) -> AbstractContextManager[None]:
+        """Return a context that saves finished items where this process's end ends the calculation in work."""
+        return self.checkpoint.guard(self.name, self._collect)
+
+    def _collect(self) -> Saved:
+        return self.saved
 
     def pause(self, done: int, n: int) -> None:
         """Tell how far the benchmark is, save where it is time to, and stop where the process must end.
@@ -139,6 +134,6 @@ class KeptItems:
         NoTimeLeftError
             If the process must end; what is finished has been kept.
         """
-        if self.checkpoint is not None and done < n:
+        if done < n:
             self.checkpoint.tell(lambda: f"{self.name} {done}/{n}", done / n)
-            self.checkpoint.keep(lambda: self.saved, what=f"{self.name}, {done} of {n} items")
+            self.checkpoint.keep(self._collect, what=f"{self.name}, {done} of {n} items")

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 
-from atomfoundry.deadline import NoTimeLeftError, must_stop, reason_to_stop, stop_requested
+from atomfoundry.deadline import NoTimeLeftError, ended_by_stop, reason_to_stop
 from atomfoundry.errors import CheckpointError, InputError, LabelError
 
 if TYPE_CHECKING:
@@ -36,21 +36,17 @@ def calculator_boundary(what: str) -> Iterator[None]:
     InputError
         Passed on unchanged: an unsupported element is the user's matter, not one item's.
     NoTimeLeftError
-        Passed on unchanged; also if the end of this process has ended the calculation: a queue sends SIGTERM to all
-        processes of a job, so to the calculator's as well, which dies of it, and labels are ended in time.
+        Passed on unchanged; also if the end of this process has ended the calculation.
     """
     try:
         yield
-    except LabelError as error:
-        by_signal = error.reason == "crashed" and stop_requested() == "SIGTERM"
-        if by_signal or (error.reason == "timeout" and must_stop()):
-            raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.") from error
-        raise
     except (InputError, NoTimeLeftError, CheckpointError):
         raise
     except Exception as error:  # a calculator is foreign code and may raise anything
-        if stop_requested() == "SIGTERM":
+        if ended_by_stop(error):
             raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.") from error
+        if isinstance(error, LabelError):
+            raise
         raise LabelError(f"{what}: {type(error).__name__}: {error}", reason="crashed") from error
 
 

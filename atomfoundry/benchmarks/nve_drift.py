@@ -17,6 +17,7 @@ from atomfoundry.benchmarks.base import Benchmark, calculator_label, system_labe
 from atomfoundry.benchmarks.labelling import calculator_boundary, consistent_energy
 from atomfoundry.benchmarks.md_health import HealthCheck, degrees_of_freedom, remove_overall_motion
 from atomfoundry.benchmarks.records import Failure
+from atomfoundry.checkpoint import opened
 from atomfoundry.checkpoint.dynamics import (
     describe_step,
     dynamics_state,
@@ -152,16 +153,16 @@ class NVEDrift(Benchmark):
         """
         started = time.perf_counter()
         moving = self._supercell(atoms)
-        checkpoint = saved = None
-        if checkpoints is not None:
-            identity = {"settings": self.settings(), "calculator": calculator_label(calculator, calculator_name)}
-            checkpoint = checkpoints.open(self.benchmark, {**identity, **structure_identity(moving)})
-            saved = checkpoint.load()
-        course = _Course(self, moving, checkpoint, saved)
-        earlier = 0.0 if checkpoint is None else checkpoint.earlier_s
+        label = calculator_label(calculator, calculator_name)
+        checkpoint = opened(
+            checkpoints,
+            self.benchmark,
+            lambda: {"settings": self.settings(), "calculator": label, **structure_identity(moving)},
+        )
+        course = _Course(self, moving, checkpoint)
         failures: list[Failure] = []
         try:
-            with calculator_boundary("NVE dynamics"):
+            with checkpoint.guard("NVE dynamics"), calculator_boundary("NVE dynamics"):
                 moving.calc = calculator
                 course.equilibrate()
                 course.measure()
@@ -169,7 +170,7 @@ class NVEDrift(Benchmark):
             failures.append(Failure(item="trajectory", reason=error.reason, message=str(error)))
         return self._document(
             started=started,
-            calculator=calculator_label(calculator, calculator_name),
+            calculator=label,
             system=system_label(atoms),
             name=name,
             records=course.curve.records(self.max_records),
@@ -178,7 +179,7 @@ class NVEDrift(Benchmark):
             n_failed=len(failures),
             failures=failures,
             reference=reference,
-            earlier_s=earlier,
+            earlier_s=checkpoint.earlier_s,
         )
 
     def _supercell(self, atoms: Atoms) -> Atoms:
@@ -211,8 +212,9 @@ class NVEDrift(Benchmark):
 class _Course:
     """The course of one run: equilibration, measurement, and where they go on."""
 
-    def __init__(self, drift: NVEDrift, moving: Atoms, checkpoint: Checkpoint | None, saved: Saved | None) -> None:
-        self.drift, self.moving, self.checkpoint, self.saved = drift, moving, checkpoint, saved
+    def __init__(self, drift: NVEDrift, moving: Atoms, checkpoint: Checkpoint) -> None:
+        self.drift, self.moving, self.checkpoint = drift, moving, checkpoint
+        self.saved = checkpoint.load()
         self.curve = _Curve()
 
     def equilibrate(self) -> None:
@@ -268,8 +270,10 @@ class _Course:
             if measured:
                 self.curve.add(step * timestep, energy / len(moving), health.temperature())
             health.check(step, energy, conserved=measured)
-            if self.checkpoint is not None and not (measured and step == steps):
-                self.checkpoint.tell(partial(self._describe, stage, step, steps, health), step / steps)
+            if not (measured and step == steps):
+                what, ps = f"NVE {stage} of {system_label(moving)}", step * timestep / 1000
+                message = partial(describe_step, what, step, steps, health.temperature(), ps)
+                self.checkpoint.tell(message, step / steps)
                 self.checkpoint.keep(
                     partial(self._collect, dynamics, stage, health), what=f"NVE {stage}, step {step} of {steps}"
                 )
@@ -279,10 +283,6 @@ class _Course:
         saved.arrays |= self.curve.arrays()
         saved.state |= {"stage": stage, "previous": health.previous}
         return saved
-
-    def _describe(self, stage: str, step: int, steps: int, health: HealthCheck) -> str:
-        ps = step * self.drift.timestep / 1000
-        return f"NVE {stage} of {system_label(self.moving)}: {describe_step(step, steps, health.temperature(), ps)}"
 
 
 class _Curve:

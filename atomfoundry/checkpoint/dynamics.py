@@ -63,9 +63,10 @@ def dynamics_state(dynamics: MolecularDynamics) -> Saved:
         If the integrator is another one or its generator cannot be saved.
     """
     atoms = dynamics.atoms
-    arrays = {"positions": atoms.positions, "momenta": atoms.get_momenta(), "cell": atoms.cell.array}
+    # copies: the next step writes into these very arrays
+    arrays = {"positions": atoms.positions.copy(), "momenta": atoms.get_momenta(), "cell": atoms.cell.array.copy()}
     for name in _own_state(dynamics):
-        arrays[f"integrator/{name}"] = np.asarray(getattr(dynamics, name), dtype=np.float64)
+        arrays[f"integrator/{name}"] = np.array(getattr(dynamics, name), dtype=np.float64)
     for index, listed in enumerate(_listed_structures(atoms.calc)):
         arrays[f"list/{index}/positions"], arrays[f"list/{index}/cell"] = listed
     rng = getattr(dynamics, "rng", None)
@@ -127,9 +128,9 @@ def steps_of(dynamics: MolecularDynamics, n: int, *, continued: bool = False) ->
         yield dynamics.nsteps
 
 
-def describe_step(step: int, steps: int, temperature: float, picoseconds: float) -> str:
+def describe_step(what: str, step: int, steps: int, temperature: float, picoseconds: float) -> str:
     """Return where a run is, for people: step, temperature (K), time (ps)."""
-    return f"step {step}/{steps}, {temperature:.0f} K, {picoseconds:.3g} ps"
+    return f"{what}: step {step}/{steps}, {temperature:.0f} K, {picoseconds:.3g} ps"
 
 
 def _own_state(dynamics: MolecularDynamics) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def read_saved(path: Path) -> Saved | None:
         state = json.loads(arrays.pop(_STATE).tobytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"Checkpoint {path} is corrupt: {error}.", remedy=remedy) from error
     if not isinstance(state, dict) or state.pop("version", None) != VERSION:
         raise CheckpointError(f"Checkpoint {path} is of another version.", remedy=remedy)

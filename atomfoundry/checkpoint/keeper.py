@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atomfoundry.checkpoint.files import Saved, read_saved, remove_unfinished, write_saved
-from atomfoundry.deadline import NoTimeLeftError, must_stop, reason_to_stop
+from atomfoundry.deadline import NoTimeLeftError, ended_by_stop, must_stop, reason_to_stop
 from atomfoundry.errors import CheckpointError, ConfigurationError
 from atomfoundry.settings import settings
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Report = Callable[[str, float | None], None]
 
 SHARE = 0.01
 """Largest part of the time that writing checkpoints may take."""
 
+SHARE_IN_MEMORY = 0.001
+"""The state after every step is kept in memory where that takes no larger part of the time: such steps are long."""
+
 TELL_INTERVAL_S = 0.5
+REMEDY = "Run it again: it goes on from its checkpoint."
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -47,6 +55,8 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 class Checkpoints:
     """The checkpoint folder of a job; every long computation in it has a file of its own.
 
+    As a context manager it writes what is finished but not yet written where the block ends with an error.
+
     Parameters
     ----------
     folder
@@ -55,6 +65,8 @@ class Checkpoints:
         Seconds of wall time between two checkpoints; default: setting ``checkpoint_interval``.
     report
         Takes a message and the part that is done, such as :func:`~atomfoundry.results.report_progress`.
+    scope
+        Whose computations these are, such as a job's uuid: those of another one never go on from these files.
 
     Raises
     ------
@@ -62,12 +74,25 @@ class Checkpoints:
         If the interval is negative.
     """
 
-    def __init__(self, folder: str | Path, *, interval: float | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, interval: float | None = None, report: Report | None = None, scope: str = ""
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.interval = settings().checkpoint_interval if interval is None else float(interval)
         self.report = report
+        self.scope = scope
+        self._pending: dict[Path, Saved] = {}
+        self._written = time.perf_counter()
+        self._cost = 0.0
         if not self.interval >= 0:
             raise ConfigurationError(f"Checkpoints every {interval} s are not possible.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None or self.due:
+            self.flush()
 
     def open(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
         """Return the checkpoint of one computation, whether there is a file or not.
@@ -79,11 +104,42 @@ class Checkpoints:
         identity
             All that its outcome depends on: another one never goes on from this one's file.
         """
-        return Checkpoint(name, fingerprint(identity), self)
+        return Checkpoint(name, fingerprint({**identity, "scope": self.scope}), self)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write: after the interval, or later where writing would cost too much time."""
+        return time.perf_counter() - self._written >= max(self.interval, self._cost / SHARE)
+
+    def put(self, path: Path, saved: Saved) -> None:
+        """Take a file's content, to be written when it is time.
+
+        Parameters
+        ----------
+        path
+            The file.
+        saved
+            Its content.
+        """
+        self._pending[path] = saved
+
+    def flush(self) -> None:
+        """Write all that is waiting."""
+        start = time.perf_counter()
+        while self._pending:
+            path = next(iter(self._pending))
+            write_saved(path, self._pending[path])
+            del self._pending[path]
+        self._written = time.perf_counter()
+        self._cost = self._written - start
+
+    def waiting(self, path: Path) -> Saved | None:
+        """Return what waits to be written to a file, or None."""
+        return self._pending.get(path)
 
 
 class Checkpoint:
-    """The checkpoint of one computation; made by `Checkpoints.open`.
+    """The checkpoint of one computation; made by `Checkpoints.open`, or by `opened` where there may be none.
 
     Parameters
     ----------
@@ -103,11 +159,11 @@ class Checkpoint:
     def __init__(self, name: str, identity: str, checkpoints: Checkpoints) -> None:
         self.path = checkpoints.folder / f"{name}-{identity[:16]}.npz"
         self.identity = identity
-        self.interval = checkpoints.interval
-        self.report = checkpoints.report
+        self.checkpoints = checkpoints
         self.earlier_s = 0.0
-        self._began = self._saved = time.perf_counter()
-        self._cost = 0.0
+        self._began = self._kept = time.perf_counter()
+        self._collecting_s = 0.0
+        self._latest: Saved | None = None
         self._told = -TELL_INTERVAL_S
 
     @property
@@ -124,16 +180,16 @@ class Checkpoint:
             If the file is corrupt, of another version or of another computation.
         """
         remove_unfinished(self.path)
-        saved = read_saved(self.path)
+        saved = self.checkpoints.waiting(self.path) or read_saved(self.path)
         if saved is None:
             return None
-        if saved.state.pop("identity", None) != self.identity:
+        if saved.state.get("identity") != self.identity:
             raise CheckpointError(
                 f"Checkpoint {self.path} belongs to another computation.", remedy="Remove it to begin from the start."
             )
-        self.earlier_s = float(saved.state.pop("elapsed_s"))
-        self._began = self._saved = time.perf_counter()
-        return saved
+        self.earlier_s = float(saved.state["elapsed_s"])
+        self._began = self._kept = time.perf_counter()
+        return Saved(saved.arrays, {k: v for k, v in saved.state.items() if k not in ("identity", "elapsed_s")})
 
     def save(self, saved: Saved) -> None:
         """Write now.
@@ -143,16 +199,22 @@ class Checkpoint:
         saved
             What `load` shall return.
         """
-        start = time.perf_counter()
-        own = {"identity": self.identity, "elapsed_s": self.elapsed_s}
-        write_saved(self.path, Saved(saved.arrays, {**saved.state, **own}))
-        self._saved = time.perf_counter()
-        self._cost = self._saved - start
+        self._put(saved)
+        self.checkpoints.flush()
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to write: after the interval, or later where writing would cost too much time."""
-        return time.perf_counter() - self._saved >= max(self.interval, self._cost / SHARE)
+    def finish(self, saved: Saved) -> None:
+        """Keep the outcome, so that the computation is not done again while the job goes on with others.
+
+        It is written with the next checkpoint, of whichever computation.
+
+        Parameters
+        ----------
+        saved
+            What `load` shall return.
+        """
+        self._put(saved)
+        if self.checkpoints.due:
+            self.checkpoints.flush()
 
     def keep(self, collect: Callable[[], Saved], *, what: str) -> None:
         """Save where it is time to, and end the computation where its process must end; to be called between steps.
@@ -160,7 +222,7 @@ class Checkpoint:
         Parameters
         ----------
         collect
-            Called where something is written: all that is needed to go on from here.
+            Called where something is kept: all that is needed to go on from here.
         what
             The computation and how far it is, for the message.
 
@@ -170,16 +232,49 @@ class Checkpoint:
             If the process must end; what there is has been written.
         """
         stop = must_stop()
-        if not (stop or self.due):
-            return
         start = time.perf_counter()
-        self.save(collect())
-        self._cost = time.perf_counter() - start
+        if stop or self.checkpoints.due:
+            self.save(collect())
+            self._latest = None
+        elif (start - self._kept) * SHARE_IN_MEMORY >= self._collecting_s:
+            self._latest = collect()
+            self._collecting_s = time.perf_counter() - start
+        else:
+            self._latest = None
+        self._kept = time.perf_counter()
         if stop:
-            raise NoTimeLeftError(
-                f"{what}: interrupted, because {reason_to_stop()}.",
-                remedy="Run it again: it goes on from its checkpoint.",
-            )
+            raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.", remedy=REMEDY)
+
+    @contextmanager
+    def guard(self, what: str, collect: Callable[[], Saved] | None = None) -> Iterator[None]:
+        """Tell a calculation that this process's end has ended from one that failed, and save what there is.
+
+        Parameters
+        ----------
+        what
+            What is being computed, for the message.
+        collect
+            All that is needed to go on without that calculation; None: what `keep` has seen after the last step,
+            if that was a long one.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the calculation failed because this process has to end.
+        """
+        try:
+            yield
+        except Exception as error:  # a calculator is foreign code and may raise anything
+            own = isinstance(error, NoTimeLeftError)
+            if not own and not ended_by_stop(error):
+                raise
+            saved = self._latest if collect is None else collect()
+            if saved is not None:
+                self._put(saved)
+            self.checkpoints.flush()
+            if own:
+                raise
+            raise NoTimeLeftError(f"{what}: interrupted, because {reason_to_stop()}.", remedy=REMEDY) from error
 
     def tell(self, message: Callable[[], str], fraction: float | None = None) -> None:
         """Report how far the computation is, at most twice a second.
@@ -192,7 +287,52 @@ class Checkpoint:
             How much is done, 0 to 1.
         """
         now = time.perf_counter()
-        if self.report is None or now - self._told < TELL_INTERVAL_S:
+        report = self.checkpoints.report
+        if report is None or now - self._told < TELL_INTERVAL_S:
             return
         self._told = now
-        self.report(message(), fraction)
+        report(message(), fraction)
+
+    def _put(self, saved: Saved) -> None:
+        own = {"identity": self.identity, "elapsed_s": self.elapsed_s}
+        self.checkpoints.put(self.path, Saved(saved.arrays, {**saved.state, **own}))
+
+
+class _NoCheckpoint(Checkpoint):
+    """Keeps nothing and never stops."""
+
+    def __init__(self) -> None:
+        self.earlier_s = 0.0
+
+    def load(self) -> Saved | None:
+        return None
+
+    def save(self, saved: Saved) -> None:
+        pass
+
+    finish = save
+
+    def keep(self, collect: Callable[[], Saved], *, what: str) -> None:
+        pass
+
+    @contextmanager
+    def guard(self, what: str, collect: Callable[[], Saved] | None = None) -> Iterator[None]:
+        yield
+
+    def tell(self, message: Callable[[], str], fraction: float | None = None) -> None:
+        pass
+
+
+def opened(checkpoints: Checkpoints | None, name: str, identity: Callable[[], Mapping[str, Any]]) -> Checkpoint:
+    """Return the checkpoint of one computation; without a folder one that keeps nothing and never stops.
+
+    Parameters
+    ----------
+    checkpoints
+        The folder, or None.
+    name
+        Kind of computation.
+    identity
+        Returns all that its outcome depends on.
+    """
+    return _NoCheckpoint() if checkpoints is None else checkpoints.open(name, identity())

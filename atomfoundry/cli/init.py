@@ -27,7 +27,9 @@ def init_cluster_command(
     host: Annotated[str | None, typer.Option(help="Machine of the MongoDB server, or a mongodb:// address.")] = None,
     port: Annotated[int | None, typer.Option(help="Its port [default: 27017].")] = None,
     database_name: Annotated[str | None, typer.Option(help="Name of the database [default: atomfoundry].")] = None,
-    user: Annotated[str | None, typer.Option(help="Its user [default: atomfoundry].")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Its user [default: atomfoundry]; '' for one without authentication (tests).")
+    ] = None,
     auth_source: Annotated[
         str | None, typer.Option(help="Database that knows the user [default: the database].")
     ] = None,

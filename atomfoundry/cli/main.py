@@ -12,12 +12,14 @@ from atomfoundry.cli.align import align_command
 from atomfoundry.cli.cluster import cancel_command, submit_command, sweep_command, worker_command
 from atomfoundry.cli.console import console, fail
 from atomfoundry.cli.datasets import app as dataset_app
+from atomfoundry.cli.doctor import doctor_command
 from atomfoundry.cli.engines import app as engine_app
 from atomfoundry.cli.evaluate import evaluate_command
 from atomfoundry.cli.export import export_command
 from atomfoundry.cli.harvest import harvest_command
 from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
+from atomfoundry.cli.migrate import migrate_command
 from atomfoundry.cli.provenance import export_crate_command, lineage_command, restore_command, withdraw_command
 from atomfoundry.cli.results import report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
@@ -57,7 +59,9 @@ app.command("cancel")(cancel_command)
 app.command("submit")(submit_command)
 app.command("worker")(worker_command)
 app.command("sweep")(sweep_command)
+app.command("doctor")(doctor_command)
 app.command("results")(results_command)
+app.command("migrate")(migrate_command)
 app.command("lineage")(lineage_command)
 app.command("withdraw")(withdraw_command)
 app.command("restore")(restore_command)

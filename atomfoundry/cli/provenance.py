@@ -13,7 +13,7 @@ from atomfoundry.cli.run import JsonOption, ProjectOption, find_project
 from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
-    from atomfoundry.results import LineageGraph
+    from atomfoundry.results import LineageGraph, Project, ResultsDB
     from atomfoundry.results.withdrawal import Withdrawal
 
 FramesArgument = Annotated[
@@ -61,11 +61,12 @@ def lineage_command(
     from atomfoundry.results.lineage_subjects import trace
 
     opened = Project.open(find_project(project))
-    graph = trace(open_results(opened), opened, what, forward=forward, level=level)
+    database = open_results(opened)
+    graph = trace(database, opened, what, forward=forward, level=level)
     if output_format is LineageFormat.ro_crate:
         if output is None:
             raise InputError("A crate needs a place.", remedy="Give --output DIR or --output FILE.zip.")
-        _write_crate(graph, opened, output)
+        _write_crate(graph, database, opened, output)
         return
     if output_format is LineageFormat.tree and output is None:
         from atomfoundry.results.lineage_formats import to_tree
@@ -84,15 +85,14 @@ def lineage_command(
 def _text(graph: LineageGraph, output_format: LineageFormat) -> str:
     import json
 
-    from atomfoundry.results import lineage_formats
+    from atomfoundry.results.lineage_formats import to_json, to_mermaid, to_text
+    from atomfoundry.results.prov_json import to_prov_json
 
     if output_format is LineageFormat.tree:
-        return lineage_formats.to_text(graph)
+        return to_text(graph)
     if output_format is LineageFormat.mermaid:
-        return lineage_formats.to_mermaid(graph)
-    content = (
-        lineage_formats.to_json(graph) if output_format is LineageFormat.json else lineage_formats.to_prov_json(graph)
-    )
+        return to_mermaid(graph)
+    content = to_json(graph) if output_format is LineageFormat.json else to_prov_json(graph)
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -180,14 +180,15 @@ def export_crate_command(
     from atomfoundry.results.lineage_subjects import trace
 
     opened = Project.open(find_project(project))
-    graph = trace(open_results(opened), opened, what)
-    _write_crate(graph, opened, output, name=name, license_=license_, authors=authors or [])
+    database = open_results(opened)
+    graph = trace(database, opened, what)
+    _write_crate(graph, database, opened, output, name=name, license_=license_, authors=authors or [])
 
 
-def _write_crate(graph: LineageGraph, project: Any, output: Path, **fields: Any) -> None:
+def _write_crate(graph: LineageGraph, database: ResultsDB, project: Project, output: Path, **fields: Any) -> None:
     from atomfoundry.results.research_crate import write_crate
 
-    written = write_crate(graph, project.artifacts, output, **fields)
+    written = write_crate(graph, database, project.artifacts, output, **fields)
     console.print(
         f"Wrote {output} ({_number(written.n_files, 'artifact')}, {_number(written.n_actions, 'job')})", highlight=False
     )

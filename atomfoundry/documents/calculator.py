@@ -9,6 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 KINDS = ("calculator_class", "force_field", "engine", "model")
 
 
+def short_name(path: str) -> str:
+    """Return what an import path is called: the class, also where a method of the class makes it.
+
+    Parameters
+    ----------
+    path
+        ``"package.module:Calculator"`` or ``"package.module.Calculator.from_file"``: both are ``"Calculator"``.
+    """
+    parts = ["", *path.replace(":", ".").split(".")]
+    return parts[-2] if parts[-2][:1].isupper() else parts[-1]
+
+
 class CalculatorSpec(BaseModel):
     """Any calculator, described by plain values: a class, a force field's name, an engine, or a model folder.
 
@@ -56,7 +68,7 @@ class CalculatorSpec(BaseModel):
     def label(self) -> str:
         """How reports call it."""
         what = self.calculator_class or self.force_field or self.engine or self.model or ""
-        short = what.replace(":", ".").rpartition(".")[2] if self.calculator_class else what
+        short = short_name(what) if self.calculator_class else what
         if self.model:
             short = self.model.rstrip("/").rpartition("/")[2]
             head = self.kwargs.get("head")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from atomfoundry.documents import LevelOfTheory
+from atomfoundry.documents.calculator import short_name
 from atomfoundry.engines.base import Engine, SinglePoint
 from atomfoundry.engines.import_path import describe, load_object, make
 from atomfoundry.errors import EngineUnavailableError, LabelError
@@ -203,7 +204,7 @@ class NamedCalculatorEngine(CalculatorEngine):
         if self.level_of_theory:
             return LevelOfTheory(**self.level_of_theory)
         path = self.calculator_class.replace(":", ".")
-        return LevelOfTheory(code="ase", method=path.rpartition(".")[2], extra={"class": path, **self.level_extra()})
+        return LevelOfTheory(code="ase", method=short_name(path), extra={"class": path, **self.level_extra()})
 
 
 @dataclass(kw_only=True)

@@ -86,7 +86,7 @@ def parse_npz(path: Path) -> Run:
     try:
         with np.load(path, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ParseFailure("unreadable", describe(error)) from error
     missing = [name for name in _ATOMPRONET if name not in data]
     if missing:

@@ -17,7 +17,7 @@ class Indexes:
     combined: tuple[tuple[str, ...], ...]
     """Fields with one value each."""
     members: tuple[str, ...] = ()
-    """Fields inside lists, such as ``inputs.uuid``."""
+    """Fields inside lists, such as ``inputs.uuid``, and rare ones; asked for by equality."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ OUTPUTS = Indexes(
         ("metadata.stage", "completed_at"),
         ("completed_at",),
     ),
-    members=("inputs.uuid", "output.provenance.inputs.uuid"),
+    members=("inputs.uuid", "output.provenance.inputs.uuid", "metadata.spawned_by.uuid", "stale.frame_id"),
 )
 """Of job outputs."""
 

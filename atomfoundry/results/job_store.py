@@ -106,19 +106,18 @@ def with_marks(store: JobStore, docs: Any) -> Any:
         project = current_project()
     except AtomfoundryError:
         return docs  # jobs outside of a project have no table of labels
+    given = docs if isinstance(docs, list) else [docs]
     made = []
-    for doc in docs if isinstance(docs, list) else [docs]:
+    for doc in given:
+        marks = []
         if isinstance(doc, dict) and "inputs" in doc:
             try:
                 marks = inherited_marks(project, store.docs_store, doc)
             except AtomfoundryError as error:
                 # never at the price of a result
                 logger.warning("The marks of '%s' are not known: %s", doc.get("name"), error)
-                marks = []
-            if marks:
-                doc = {**doc, "stale": marks}
-        made.append(doc)
-    return made
+        made.append({**doc, "stale": marks} if marks else doc)
+    return docs if all(new is old for new, old in zip(made, given, strict=True)) else made
 
 
 class FoundryJobStore(JobStore):
@@ -218,9 +217,15 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        docs = with_marks(self, with_inputs(docs))
+        read = with_inputs(docs)
+        is_plain = read is not docs
+        docs = with_marks(self, read)
         if not (save or self.save):
-            super().update(docs, key, save)
+            if not is_plain:
+                super().update(docs, key, save)
+            else:
+                # They are plain already; jobflow would walk through them once more.
+                self.docs_store.update(docs, key=key or ["uuid", "index"])
             return
         with _documents_last(self) as documents_last:
             JobStore.update(documents_last, docs, key, save)

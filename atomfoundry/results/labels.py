@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from maggma.core import Store
 
 from atomfoundry.documents import LabelDoc
+from atomfoundry.results.mongo_language import count_by
 
 _CHUNK = 400
 
@@ -93,13 +94,34 @@ class LabelStore:
         """
         return self.store.count(criteria)
 
-    def query(self, criteria: dict | None = None, *, limit: int = 0) -> Iterator[LabelDoc]:
+    def count_by(self, *fields: str, where: dict | None = None) -> dict[tuple, int]:
+        """Count labels by the values of fields, such as status and reason.
+
+        Parameters
+        ----------
+        *fields
+            Fields of ``LabelDoc``.
+        where
+            MongoDB filter on the fields of ``LabelDoc``.
+
+        Returns
+        -------
+        dict[tuple, int]
+            Values -> number of labels, in no certain order; None where a label has no value.
+        """
+        return count_by(self.store, fields, where)
+
+    def query(
+        self, criteria: dict | None = None, *, sort: dict[str, int] | None = None, limit: int = 0
+    ) -> Iterator[LabelDoc]:
         """Find labels.
 
         Parameters
         ----------
         criteria
             MongoDB filter on the fields of ``LabelDoc``.
+        sort
+            Field -> 1, or -1 for the greatest first.
         limit
             At most so many; 0 is no limit.
 
@@ -108,6 +130,6 @@ class LabelStore:
         LabelDoc
             Labels.
         """
-        for document in self.store.query(criteria, limit=limit):
+        for document in self.store.query(criteria, sort=sort, limit=limit):
             document.pop("_id", None)
             yield LabelDoc.model_validate(document)

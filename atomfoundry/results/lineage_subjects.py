@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["output", "artifact", "frame"]
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JOB_FOLDER = re.compile(rf"({_UUID.pattern})_([0-9]+)")
 _HEX = re.compile(r"[0-9a-f]+")
 _SHORTEST = 4
@@ -66,10 +66,10 @@ def find_subject(db: ResultsDB, project: Project, text: str) -> Subject:
     """
     if "@" in text and not Path(text).exists():
         frame, _, level = text.partition("@")
-        found = find_subject(db, project, frame)
-        if found.kind != "frame":
+        named = find_subject(db, project, frame)
+        if named.kind != "frame":
             raise ProjectError(f"'{frame}' of '{text}' is no frame.", remedy="Give FRAME@LEVEL.")
-        return Subject("frame", found.name, level=level)
+        return Subject("frame", named.name, level=level)
     if "/" in text or text.startswith(".") or _JOB_FOLDER.fullmatch(text):
         return _of_path(db, project, text)
     wanted = text.lower()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -45,38 +47,22 @@ def lookup(document: dict, path: str) -> Any:
     return value
 
 
-def equality_conditions(criteria: dict | None, fields: Iterable[str]) -> Iterator[tuple[str, list[Scalar]]]:
-    """Find what a filter demands of indexed fields by equality.
-
-    Every document that the filter accepts has, in each yielded field, one of the yielded values (or a list
-    holding it); the other way round need not hold.
+def regex_prefix(pattern: Any) -> str:
+    """Return the literal text that every match of a pattern begins with, empty where that is unclear.
 
     Parameters
     ----------
-    criteria
-        MongoDB filter.
-    fields
-        The indexed fields.
-
-    Yields
-    ------
-    tuple[str, list]
-        A field and the values it may have.
+    pattern
+        Regular expression, as text.
     """
-    known = set(fields)
-    for key, condition in (criteria or {}).items():
-        if key == "$and" and isinstance(condition, list | tuple):
-            for part in condition:
-                yield from equality_conditions(part, known)
-        elif key in known and not isinstance(condition, dict):
-            if is_scalar(condition):
-                yield key, [condition]
-        elif key in known and isinstance(condition, dict):
-            if "$eq" in condition and is_scalar(condition["$eq"]):
-                yield key, [condition["$eq"]]
-            values = condition.get("$in")
-            if isinstance(values, list | tuple) and all(is_scalar(value) for value in values):
-                yield key, list(values)
+    if not isinstance(pattern, str) or not pattern.startswith("^") or "|" in pattern:
+        return ""
+    match = re.match(r"\^((?:[A-Za-z0-9_ ]|\\[^A-Za-z0-9]|[-/:,;=@#~'\"!%&])*)(.?)", pattern, re.DOTALL)
+    if match is None:
+        return ""
+    literal = re.sub(r"\\(.)", r"\1", match[1])
+    # The last character may be left out by what follows it.
+    return literal[:-1] if match[2] and match[2] in "*?{" else literal
 
 
 def _tree(paths: Iterable[str]) -> Tree:
@@ -184,3 +170,60 @@ def distinct_values(documents: Iterable[dict], field: str) -> list:
                     seen.add(key)
                     found.append(value)
     return found
+
+
+def count_by(store: Any, fields: Iterable[str], criteria: dict | None = None) -> dict[tuple, int]:
+    """Count a store's documents by the values of fields, by the store's own means where it has them.
+
+    Parameters
+    ----------
+    store
+        A maggma store.
+    fields
+        Dotted paths.
+    criteria
+        MongoDB filter.
+
+    Returns
+    -------
+    dict[tuple, int]
+        Values -> number of documents; None for a field that is absent.
+    """
+    wanted = list(fields)
+    if hasattr(store, "count_by"):
+        return store.count_by(wanted, criteria)
+    return count_values(store.query(criteria, wanted), wanted)
+
+
+def count_values(documents: Iterable[dict], fields: Iterable[str]) -> dict[tuple, int]:
+    """Count documents by the values of fields, as they are.
+
+    Parameters
+    ----------
+    documents
+        Documents.
+    fields
+        Dotted paths.
+
+    Returns
+    -------
+    dict[tuple, int]
+        Values -> number of documents; lists and dictionaries as JSON, None for what is absent.
+    """
+    paths = list(fields)
+    found: dict[tuple, int] = {}
+    for document in documents:
+        key = tuple(plain_key(lookup(document, path)) for path in paths)
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+def plain_key(value: Any) -> Any:
+    """Return a value that can be a key: lists and dictionaries as JSON.
+
+    Parameters
+    ----------
+    value
+        A stored value.
+    """
+    return json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict | list) else value

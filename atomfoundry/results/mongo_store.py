@@ -13,6 +13,7 @@ from maggma.stores import MongoStore
 from pydash import get, has
 
 from atomfoundry.results.indexes import LABELS, OUTPUTS, Indexes
+from atomfoundry.results.mongo_language import plain_key
 from atomfoundry.results.mongodb import MongoConnection
 from atomfoundry.results.stored_document import prepare
 
@@ -195,6 +196,31 @@ class FoundryMongoStore(MongoStore):
             Unused; part of maggma's interface.
         """
         return self._patiently(lambda: MongoStore.distinct(self, field, criteria, all_exist))
+
+    def count_by(self, fields: list[str], criteria: dict | None = None) -> dict[tuple, int]:
+        """Count documents by the values of fields, as they are (lists are not opened).
+
+        Parameters
+        ----------
+        fields
+            Dotted paths.
+        criteria
+            MongoDB filter.
+
+        Returns
+        -------
+        dict[tuple, int]
+            Values -> number of documents; None for a field that is absent.
+        """
+        group: dict[str, Any] = {"_id": {str(i): f"${field}" for i, field in enumerate(fields)}, "n": {"$sum": 1}}
+        pipeline = [{"$match": criteria or {}}, {"$group": group}]
+        rows = self._patiently(lambda: list(self._collection.aggregate(pipeline, allowDiskUse=True)))
+        found: dict[tuple, int] = {}
+        for row in rows:
+            # An absent field and one that is None are groups of their own.
+            key = tuple(plain_key(row["_id"].get(str(i))) for i in range(len(fields)))
+            found[key] = found.get(key, 0) + row["n"]
+        return found
 
     # -- writing ---------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CLUSTER_FOLDER = "cluster"
 LAUNCHPAD_FILE = "my_launchpad.yaml"
-PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"
+PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"  # nosec B105 # the name of a variable
 
 WAIT_S = 300.0
 """How long an operation waits for a database that is away, where the file says nothing."""

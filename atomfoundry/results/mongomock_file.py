@@ -41,7 +41,7 @@ def share_mock_store() -> None:
             f"{MOCK_VARIABLE} is set, but {error.name} is not installed.",
             remedy=f"pip install mongomock-persistence, or unset {MOCK_VARIABLE} to use a server.",
         ) from error
-    mongomock.mongo_client.ServerStore = _server_store
+    mongomock.mongo_client.ServerStore = _server_store  # type: ignore[assignment, misc]
 
 
 def _server_store() -> Any:

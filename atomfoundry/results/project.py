@@ -337,7 +337,8 @@ class Project:
                 collection,
                 key=key,
                 unique_fields=indexes.unique,
-                index_fields=indexes.fields[len(indexes.unique) :],
+                index_fields=indexes.combined,
+                member_fields=indexes.members,
             )
         store.connect()
         return store

@@ -68,7 +68,8 @@ def job_times(node: LineageNode) -> tuple[str | None, str | None]:
     started = node.provenance.get("started_at")
     if started:
         begin = datetime.fromisoformat(started)
-        return begin.isoformat(), (begin + timedelta(seconds=node.provenance["wall_time_s"])).isoformat()
+        end = begin + timedelta(seconds=node.provenance["wall_time_s"])
+        return begin.isoformat(timespec="milliseconds"), end.isoformat(timespec="milliseconds")
     if node.completed_at:
         # jobflow writes local time without saying so.
         return None, datetime.fromisoformat(node.completed_at).astimezone().isoformat()

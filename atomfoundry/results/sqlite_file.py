@@ -25,6 +25,9 @@ _REMEDIES = {
     sqlite3.SQLITE_NOTADB: "Restore the file from a copy of the project.",
 }
 
+CACHE_KIB = 32 * 1024
+"""Pages of the file that a connection keeps; SQLite takes no more than the file has."""
+
 
 def is_busy(error: sqlite3.OperationalError) -> bool:
     """Return whether an error only says that another process holds the lock.
@@ -100,6 +103,7 @@ class SQLiteFile:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         except sqlite3.Error:
             connection.close()
             raise

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import groupby as group_sorted
 from pathlib import Path
 from typing import Any
 
 import bson
 from maggma.core import Store, StoreError
-from monty.json import jsanitize
 from pydash import get, has, set_
 
-from atomfoundry.results.mongo_language import (
-    distinct_values,
-    equality_conditions,
-    is_scalar,
-    lookup,
-    project,
-    sort_documents,
-)
+from atomfoundry.results.mongo_filter import matcher
+from atomfoundry.results.mongo_language import count_values, distinct_values, project, sort_documents
+from atomfoundry.results.sqlite_columns import Condition, decode, translate
 from atomfoundry.results.sqlite_file import SQLiteFile
+from atomfoundry.results.sqlite_layout import Layout
+from atomfoundry.results.stored_document import prepare
 
 CHUNK = 200
 """Documents decoded at a time, so that a query over a big collection needs little memory."""
 
-_MAX_SQL_VALUES = 500
 _NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 class SQLiteStore(Store):
     """Documents in one table of a SQLite file, queried with MongoDB's filters.
 
-    A row holds one BSON document and a copy of its indexed fields. Equality and ``$in`` on indexed fields
-    are looked up by SQL; whatever else a filter says is decided by mongomock's filter, so that answers
-    agree with maggma's MemoryStore. Documents carry no ``_id``. Single node, local disk only.
+    A row holds one BSON document and a copy of its indexed fields. Conditions on indexed fields (equality,
+    ``$in``, ``$ne``, ranges, the beginning of a text), sorting and counting by them are done by SQL without
+    looking at a document; whatever else a filter says is decided by mongomock's filter, so that answers agree
+    with MongoDB's. Documents carry no ``_id``. Single node, local disk only. A file that was made with fewer
+    indexed fields is brought up to date by ``connect``.
 
     Parameters
     ----------
@@ -50,7 +46,10 @@ class SQLiteStore(Store):
     unique_fields
         Fields that together name one document; each document must have all of them as a string or number.
     index_fields
-        More fields (dotted paths) that are looked up fast.
+        More fields (dotted paths) that are looked up fast; a group of them makes a combined index, for
+        questions for the first and sorting by the next.
+    member_fields
+        Fields of the members of lists, such as ``"inputs.uuid"``, that are looked up fast by equality.
     busy_timeout_s
         How long to wait for another process's write, in seconds; default from the settings.
     **kwargs
@@ -69,7 +68,8 @@ class SQLiteStore(Store):
         *,
         key: str = "uuid",
         unique_fields: Sequence[str] = ("uuid", "index"),
-        index_fields: Sequence[str] = ("name", "output.@class"),
+        index_fields: Sequence[str | Sequence[str]] = ("name", "output.@class"),
+        member_fields: Sequence[str] = (),
         busy_timeout_s: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,11 +78,13 @@ class SQLiteStore(Store):
         self.path = str(path)
         self.collection_name = collection_name
         self.unique_fields = tuple(unique_fields)
-        self.index_fields = tuple(index_fields)
+        self.index_fields = tuple(field if isinstance(field, str) else list(field) for field in index_fields)
+        self.member_fields = tuple(member_fields)
         self.busy_timeout_s = busy_timeout_s
         self.kwargs = kwargs
         self._file: SQLiteFile | None = None
-        self._columns: tuple[str, ...] = ()
+        groups = [[field] if isinstance(field, str) else field for field in self.index_fields]
+        self._layout = Layout(collection_name, self.unique_fields, groups, self.member_fields)
         super().__init__(key=key, **kwargs)
 
     # -- connection ------------------------------------------------------------------------------------------
@@ -118,12 +120,10 @@ class SQLiteStore(Store):
         if not Path(self.path).parent.is_dir():
             raise StoreError(f"Folder of {self.path} does not exist. Create it first.")
         self._file = SQLiteFile(self.path, busy_timeout_s=self.busy_timeout_s)
-        wanted = (*self.unique_fields, *(f for f in self.index_fields if f not in self.unique_fields))
-        present = self._read_columns()
-        if not set(wanted) <= set(present):
-            self._file.retry(lambda: self._make_table(wanted))
-            present = self._read_columns()
-        self._columns = present
+        layout, file = self._layout, self._file
+        layout.refresh(file.connection())
+        if not layout.columns or not layout.is_complete(file.connection()):
+            file.retry(lambda: layout.make(file))
 
     def close(self) -> None:
         """Close this process's connections."""
@@ -131,98 +131,75 @@ class SQLiteStore(Store):
             self._file.close()
             self._file = None
 
-    def _read_columns(self) -> tuple[str, ...]:
-        rows = self._collection.connection().execute(f"PRAGMA table_info({self._table})").fetchall()
-        return tuple(row[1] for row in rows if row[1] not in {"id", "doc"})
-
-    def _make_table(self, wanted: Sequence[str]) -> None:
-        unique = ", ".join(f'"{field}"' for field in self.unique_fields)
-        columns = ", ".join(f'"{field}" NOT NULL' for field in self.unique_fields)
-        with self._collection.transaction() as connection:
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._table} "
-                f"(id INTEGER PRIMARY KEY, {columns}, doc BLOB NOT NULL, UNIQUE ({unique}))"
-            )
-            for field in wanted:
-                self._add_column(connection, field)
-
-    def _add_column(self, connection: sqlite3.Connection, field: str) -> None:
-        if field in self._read_columns():
-            return
-        if '"' in field:
-            raise StoreError(f"Field {field!r} holds a '\"' and cannot be indexed.")
-        connection.execute(f'ALTER TABLE {self._table} ADD COLUMN "{field}"')
-        for row_id, blob in connection.execute(f"SELECT id, doc FROM {self._table}").fetchall():
-            value = _column_value(bson.decode(blob), field)
-            connection.execute(f'UPDATE {self._table} SET "{field}" = ? WHERE id = ?', (value, row_id))
-        connection.execute(f'CREATE INDEX IF NOT EXISTS "{self.collection_name}:{field}" ON {self._table} ("{field}")')
-
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def _where(self, criteria: dict | None) -> tuple[str, list, bool]:
-        """Translate what can be translated: SQL condition, its values, whether it names few documents."""
-        parts: list[str] = []
-        values: list = []
-        exact: set[str] = set()
-        for field, allowed in equality_conditions(criteria, self._columns):
-            if len(allowed) > _MAX_SQL_VALUES:
-                continue
-            marks = ", ".join("?" * len(allowed))
-            condition = f'"{field}" IN ({marks})'
-            if field not in self.unique_fields:
-                # NULL stands for "a list, or written by a process that did not know this column".
-                condition = f'({condition} OR "{field}" IS NULL)'
-            parts.append(condition)
-            values += allowed
-            exact.add(field)
-        sql = f" WHERE {' AND '.join(parts)}" if parts else ""
-        return sql, values, bool(self.unique_fields) and self.unique_fields[0] in exact
-
-    def _decided_by_sql(self, criteria: dict | None) -> bool:
-        """Tell whether the SQL condition says all that a filter says: texts in unique fields, which hold one value."""
-        for field, condition in (criteria or {}).items():
-            if field not in self.unique_fields:
-                return False
-            allowed = [condition]
-            if isinstance(condition, dict):
-                allowed = condition["$in"] if list(condition) == ["$in"] else []
-                if not isinstance(allowed, list | tuple) or not 0 < len(allowed) <= _MAX_SQL_VALUES:
-                    return False
-            if not all(isinstance(value, str) for value in allowed):
-                return False
-        return True
-
-    def _rows(self, criteria: dict | None) -> Iterator[tuple[int, dict]]:
-        from mongomock_ng.filtering import filter_applies
-
+    def _ready(self) -> sqlite3.Connection:
+        """Return this thread's connection, with all columns of all rows filled."""
         file = self._collection
-        sql, values, few = self._where(criteria)
-        decided = self._decided_by_sql(criteria)
-        if few:
-            sql = f"SELECT id, doc FROM {self._table}{sql} ORDER BY id"
-            rows = file.retry(partial(self._fetch, sql, values))
-            chunks: Iterable[list] = [rows]
-        else:
-            chunks = self._chunks(sql, values)
-        for chunk in chunks:
-            for row_id, blob in chunk:
-                document = bson.decode(blob)
-                if decided or filter_applies(criteria, document):
-                    yield row_id, document
+        while file.retry(lambda: self._layout.fill(file)):
+            pass
+        return file.connection()
 
-    def _chunks(self, sql: str, values: list) -> Iterator[list]:
+    def _condition(self, criteria: dict | None) -> Condition:
+        """Say a filter in SQL."""
+        connection = self._ready()
+        layout = self._layout
+        found = translate(
+            criteria, layout.columns, layout.members, member_table=layout.member_table, odd=layout.odd(connection)
+        )
+        if found.sql:
+            found.sql = f" WHERE {found.sql}"
+        return found
+
+    def _order(self, sort: dict | None) -> str | None:
+        """Say an order in SQL; None where columns do not tell it."""
+        terms = []
+        odd = self._layout.odd(self._collection.connection()) if sort else {}
+        for field, direction in (sort or {}).items():
+            if field not in self._layout.columns or field in odd:
+                return None
+            terms.append(f'"{field}" {"DESC" if getattr(direction, "value", direction) < 0 else "ASC"}')
+        return f" ORDER BY {', '.join([*terms, 'id'])}"
+
+    def _rows(
+        self,
+        criteria: dict | None,
+        *,
+        order: str = " ORDER BY id",
+        skip: int = 0,
+        limit: int = 0,
+    ) -> Iterator[tuple[int, dict]]:
+        applies = matcher(criteria)
+        condition = self._condition(criteria)
+        window = ""
+        if condition.exact and (skip or limit):
+            window = f" LIMIT {limit or -1} OFFSET {skip}"
+            skip, limit = 0, 0
+        seen = 0
+        for row_id, blob in self._blobs(condition, f"{order}{window}"):
+            document = bson.decode(blob)
+            if not condition.exact and not applies(document):
+                continue
+            seen += 1
+            if seen > skip:
+                yield row_id, document
+            if limit and seen == skip + limit:
+                return
+
+    def _blobs(self, condition: Condition, tail: str) -> Iterator[tuple[int, bytes]]:
         # First the row numbers, then documents a few at a time: no cursor stays open while the caller
         # works, so a query that is abandoned halfway, or whose reader writes to the store, disturbs nobody.
-        file = self._collection
-        ids = file.retry(partial(self._fetch, f"SELECT id FROM {self._table}{sql} ORDER BY id", values))
+        ids = [row[0] for row in self._fetch(f"SELECT id FROM {self._table}{condition.sql}{tail}", condition.values)]
         for start in range(0, len(ids), CHUNK):
-            part = [row[0] for row in ids[start : start + CHUNK]]
+            part = ids[start : start + CHUNK]
             marks = ", ".join("?" * len(part))
-            sql = f"SELECT id, doc FROM {self._table} WHERE id IN ({marks}) ORDER BY id"
-            yield file.retry(partial(self._fetch, sql, part))
+            found = dict(self._fetch(f"SELECT id, doc FROM {self._table} WHERE id IN ({marks})", part))
+            # A document that was removed in the meantime is left out.
+            yield from ((row_id, found[row_id]) for row_id in part if row_id in found)
 
     def _fetch(self, sql: str, values: list) -> list:
-        return self._collection.connection().execute(sql, values).fetchall()
+        file = self._collection
+        return file.retry(lambda: file.connection().execute(sql, values).fetchall())
 
     def count(self, criteria: dict | None = None) -> int:
         """Count documents.
@@ -232,10 +209,35 @@ class SQLiteStore(Store):
         criteria
             MongoDB filter.
         """
-        if not criteria:
-            file = self._collection
-            return file.connection().execute(f"SELECT COUNT(*) FROM {self._table}").fetchone()[0]
+        condition = self._condition(criteria)
+        if condition.exact:
+            return self._fetch(f"SELECT COUNT(*) FROM {self._table}{condition.sql}", condition.values)[0][0]
         return sum(1 for _ in self._rows(criteria))
+
+    def count_by(self, fields: Sequence[str], criteria: dict | None = None) -> dict[tuple, int]:
+        """Count documents by the values of fields, as they are (lists are not opened).
+
+        Parameters
+        ----------
+        fields
+            Dotted paths.
+        criteria
+            MongoDB filter.
+
+        Returns
+        -------
+        dict[tuple, int]
+            Values -> number of documents; None for a field that is absent.
+        """
+        condition = self._condition(criteria)
+        connection = self._collection.connection()
+        known = set(self._layout.columns)
+        if condition.exact and set(fields) <= known and not set(fields) & set(self._layout.odd(connection)):
+            names = ", ".join(f'"{field}"' for field in fields)
+            sql = f"SELECT {names}, COUNT(*) FROM {self._table}{condition.sql} GROUP BY {names}"
+            rows = self._fetch(sql, condition.values)
+            return {tuple(decode(value) for value in row[:-1]): row[-1] for row in rows}
+        return count_values((document for _, document in self._rows(criteria)), fields)
 
     def query(
         self,
@@ -263,16 +265,33 @@ class SQLiteStore(Store):
         dict
             Documents.
         """
-        found: Iterable[dict] = (document for _, document in self._rows(criteria))
-        if sort:
-            found = sort_documents(list(found), sort)
-        for position, document in enumerate(found):
-            if limit and position >= skip + limit:
-                return
-            if position >= skip:
-                yield project(document, properties)
-                if limit and position + 1 >= skip + limit:
-                    return
+        self._ready()
+        order = self._order(sort)
+        if order is None and sort:
+            found = sort_documents([document for _, document in self._rows(criteria)], sort)
+            yield from (project(d, properties) for d in found[skip : skip + limit if limit else None])
+            return
+        keys = self._keys_alone(properties)
+        condition = self._condition(criteria) if keys else Condition(exact=False)
+        if keys and condition.exact:
+            window = f" LIMIT {limit or -1} OFFSET {skip}" if skip or limit else ""
+            names = ", ".join(f'"{field}"' for field in keys)
+            for row in self._fetch(
+                f"SELECT {names} FROM {self._table}{condition.sql}{order}{window}", condition.values
+            ):
+                document: dict = {}
+                for field, value in zip(keys, row, strict=True):
+                    set_(document, field, decode(value))
+                yield document
+            return
+        for _, document in self._rows(criteria, order=order or "", skip=skip, limit=limit):
+            yield project(document, properties)
+
+    def _keys_alone(self, properties: dict | list | None) -> list[str]:
+        """Return the fields asked for where they are unique fields, which need no document."""
+        flags = dict(properties) if isinstance(properties, dict) else dict.fromkeys(properties or [], 1)
+        flags.pop("_id", None)
+        return list(flags) if flags and all(flags.values()) and set(flags) <= set(self.unique_fields) else []
 
     def distinct(self, field: str, criteria: dict | None = None, all_exist: bool = False) -> list:
         """Collect the different values of a field.
@@ -286,6 +305,14 @@ class SQLiteStore(Store):
         all_exist
             Unused; part of maggma's interface.
         """
+        condition = self._condition(criteria)
+        odd = self._layout.odd(self._collection.connection())
+        if condition.exact and field in self._layout.columns and field not in odd:
+            sql = f'SELECT "{field}" FROM {self._table}{condition.sql} GROUP BY "{field}" ORDER BY MIN(id)'
+            values = [decode(row[0]) for row in self._fetch(sql, condition.values)]
+            # An empty column may be a field that is there and empty, or none: the documents know.
+            if None not in values:
+                return values
         return distinct_values((document for _, document in self._rows(criteria)), field)
 
     def groupby(
@@ -366,22 +393,13 @@ class SQLiteStore(Store):
             ) from error
 
     def _prepare(self, document: dict) -> tuple[dict, bytes] | None:
-        plain = {name: value for name, value in document.items() if name != "_id"}
-        try:
-            blob = bson.encode(plain)
-        except (bson.errors.InvalidDocument, OverflowError):
-            # numpy values, enumerations, MSONable objects: rare, and sanitising every document costs more.
-            plain = jsanitize(plain, allow_bson=True, recursive_msonable=True)
-            blob = bson.encode(plain)
+        plain, blob = prepare(document, unique_fields=self.unique_fields, store=self.name)
         if self.validator and not self.validator.is_valid(plain):
             message = f"{self.name}: {self.validator.validation_errors(plain)}"
             if self.validator.strict:
                 raise ValueError(message)
             self.logger.error(message)
             return None
-        for field in self.unique_fields:
-            if not is_scalar(lookup(plain, field)):
-                raise StoreError(f"{self.name}: a document has no text or number in its key field '{field}'.")
         return plain, blob
 
     def _find_row(self, document: dict, fields: list[str]) -> int | None:
@@ -400,22 +418,20 @@ class SQLiteStore(Store):
         *,
         replace: bool,
     ) -> None:
-        values = [_column_value(document, field) for field in self._columns]
-        names = ", ".join(f'"{field}"' for field in self._columns)
+        layout = self._layout
+        values = layout.values(document)
+        values.append(blob)
+        members = layout.members_of(document)
+        if members and replace:
+            # Looking first is faster than an upsert that returns its row's number.
+            found = connection.execute(layout.find, values[: len(self.unique_fields)]).fetchone()
+            row_id = found and found[0]
         if row_id is not None:
-            marks = ", ".join("?" * len(values))
-            connection.execute(
-                f"UPDATE {self._table} SET ({names}, doc) = ({marks}, ?) WHERE id = ?",
-                [*values, blob, row_id],
-            )
-            return
-        marks = ", ".join("?" * (len(values) + 1))
-        sql = f"INSERT INTO {self._table} ({names}, doc) VALUES ({marks})"
-        if replace:
-            unique = ", ".join(f'"{field}"' for field in self.unique_fields)
-            replaced = ", ".join(f'"{field}" = excluded."{field}"' for field in (*self._columns, "doc"))
-            sql += f" ON CONFLICT ({unique}) DO UPDATE SET {replaced}"
-        connection.execute(sql, [*values, blob])
+            connection.execute(layout.replace, [*values, row_id])
+        else:
+            row_id = connection.execute(layout.upsert if replace else layout.insert, values).lastrowid
+        if members and row_id is not None:
+            layout.write_members(connection, row_id, members)
 
     def remove_docs(self, criteria: dict) -> None:
         """Remove documents.
@@ -425,6 +441,7 @@ class SQLiteStore(Store):
         criteria
             MongoDB filter; an empty one removes all.
         """
+        self._ready()
 
         def remove() -> None:
             with self._collection.transaction() as connection:
@@ -450,14 +467,14 @@ class SQLiteStore(Store):
         """
         if unique and self.unique_fields != (key,):
             return False
-        if key not in self._columns:
+        if key not in self._layout.columns:
 
             def add() -> None:
                 with self._collection.transaction() as connection:
-                    self._add_column(connection, key)
+                    self._layout.add_column(connection, key)
 
             self._collection.retry(add)
-            self._columns = self._read_columns()
+            self._layout.make(self._collection)
         return True
 
     def __eq__(self, other: object) -> bool:
@@ -469,8 +486,3 @@ class SQLiteStore(Store):
     def __hash__(self) -> int:
         """Hash of file and collection."""
         return hash((self.path, self.collection_name))
-
-
-def _column_value(document: dict, field: str) -> Any:
-    value = lookup(document, field)
-    return value if is_scalar(value) else None

@@ -171,12 +171,14 @@ def _write(store: Store, documents: list[dict]) -> None:
     if not documents:
         return
     if not _has_update_one(store):
-        store.update(documents, key=["uuid", "index"])
+        unmarked = [{k: v for k, v in document.items() if k != "stale" or v} for document in documents]
+        store.update(unmarked, key=["uuid", "index"])
         return
     # the rest of a document on a server stays as it is there, whoever writes to it meanwhile
     for document in documents:
         which = {"uuid": document["uuid"], "index": document["index"]}
-        store._collection.update_one(which, {"$set": {"stale": document["stale"]}})
+        marks = document["stale"]
+        store._collection.update_one(which, {"$set": {"stale": marks}} if marks else {"$unset": {"stale": ""}})
 
 
 def marked_outputs(store: Store) -> list[LineageNode]:

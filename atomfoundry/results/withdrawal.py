@@ -115,14 +115,19 @@ def withdraw(
     with withdrawal_lock(project):
         records = {label.key: _withdrawn(label, reason.strip(), now) for label in chosen}
         project.labels().put_many(records.values())
-        # read after the labels have changed: what is stored from then on looks for itself
-        effects = label_effects(project, OutputReader(db), list(records))
-        documents = effects.documents()
-        marks = {
-            node.key: [StaleMark.of(records[key], effect) for key, effect in sorted(how.items())]
-            for node, how in documents
-        }
-        changed = add_marks(db.store.docs_store, marks)
+        # What a job stores looks at the marks of what it read. So it is marked now if it was stored before this look
+        # at the outputs, and by itself if after; a last look that finds nothing new leaves no gap between the two.
+        changed = 0
+        while True:
+            documents = label_effects(project, OutputReader(db), list(records)).documents()
+            marks = {
+                node.key: [StaleMark.of(records[key], effect) for key, effect in sorted(how.items())]
+                for node, how in documents
+            }
+            new = add_marks(db.store.docs_store, marks)
+            changed += new
+            if not new:
+                break
     return Withdrawal(chosen, skipped, documents, changed)
 
 

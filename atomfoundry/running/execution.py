@@ -209,6 +209,7 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         _seed_global_generators(claim)
         set_progress_sink(lambda message, fraction: _show(queue, claim, message, fraction))
         with _inside(folder, capture=capture):
+            # a job is code: who may write it may run anything here, unlike a result (documents.decoding)
             job: Job = MontyDecoder().process_decoded(json.loads(claim.payload))
             response = job.run(store=store)
         names, groups = _children(claim, job, response)

@@ -8,10 +8,10 @@ python=/shared/me/atomfoundry/bin/python
 
 profile=${1:-}
 case $profile in
-    light) max_queued=10 ;;
+    light) max_queued=2 ;;
     dft) max_queued=10 ;;
-    gpu) max_queued=10 ;;
-    md) max_queued=10 ;;
+    gpu) max_queued=2 ;;
+    md) max_queued=4 ;;
     *)
         echo "usage: $0 light|dft|gpu|md [options of qlaunch rapidfire]" >&2
         exit 2

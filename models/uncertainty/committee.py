@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atomfoundry.benchmarks.labelling import forces_of, single_point
+from atomfoundry.checkpoint.arrays import KeptArrays
+from atomfoundry.checkpoint.dynamics import structure_identity
 from atomfoundry.datasets import labels_of
 from atomfoundry.errors import LabelError, ModelError
 from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores
@@ -16,6 +18,8 @@ from atomfoundry.models.uncertainty.llpr import HIGH_FACTOR, HIGH_FORCE, LOW_PER
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
+
+    from atomfoundry.checkpoint import Checkpoints
 
 
 class CommitteeUncertainty:
@@ -107,7 +111,13 @@ class CommitteeUncertainty:
         sigma = np.sqrt(self.forces(atoms).var(axis=0, ddof=1).sum(axis=1))
         return (self.quantile if conformal else 1.0) * sigma
 
-    def calibrate(self, frames: Iterable[Atoms], *, low_percentile: float = LOW_PERCENTILE) -> None:
+    def calibrate(
+        self,
+        frames: Iterable[Atoms],
+        *,
+        low_percentile: float = LOW_PERCENTILE,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         """Find conformal quantile and thresholds on labelled frames that no member was trained on.
 
         The quantile is for the errors of the first member, which drives.
@@ -118,18 +128,30 @@ class CommitteeUncertainty:
             With forces; others, isolated atoms and frames that a member cannot compute are passed over.
         low_percentile
             Of the largest force sigma of each frame: the low threshold.
+        checkpoints
+            Where the members' forces are kept, so that an interrupted calibration goes on; None: nowhere.
 
         Raises
         ------
+        NoTimeLeftError
+            If the process must end; the same call goes on from the checkpoint.
         ModelError
             If too few forces are left to promise the coverage, or all members agree.
         """
         errors, sigmas, largest = [], [], []
+        usable = []
         for frame in frames:
             reference = labels_of(frame)[1]
-            if reference is None or (len(frame) == 1 and not frame.pbc.any()):
-                continue
-            forces = self.forces(frame)
+            if reference is not None and not (len(frame) == 1 and not frame.pbc.any()):
+                usable.append((frame, reference))
+        kept = KeptArrays(
+            checkpoints,
+            "committee",
+            "calibration of the committee",
+            lambda: {"members": self.names, "frames": [structure_identity(frame) for frame, _ in usable]},
+        )
+        every = kept.each("frame", len(usable), lambda number: self.forces(usable[number][0]))
+        for (_, reference), forces in zip(usable, every, strict=True):
             if not np.isfinite(forces).all():
                 continue
             sigma = np.sqrt(forces.var(axis=0, ddof=1).sum(axis=1))

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from atomfoundry.checkpoint import write_atomically
+from atomfoundry.checkpoint.arrays import KeptArrays
 from atomfoundry.errors import ModelError
 from atomfoundry.models.training.loader import Frames, build_copy_with_head, prepare_graphs, without_isolated
 from atomfoundry.models.training.validation import in_chunks
@@ -31,6 +32,7 @@ from atomfoundry.models.uncertainty.posterior import (
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from atomfoundry.checkpoint import Checkpoints
     from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.calculator import FoundryCalculator
     from atomfoundry.models.graph import GraphBatch
@@ -317,6 +319,7 @@ def fit_uncertainty(
     batch_size: int = 16,
     low_percentile: float = LOW_PERCENTILE,
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> LLPRUncertainty:
     """Fit and calibrate the uncertainty of a trained model.
 
@@ -346,9 +349,13 @@ def fit_uncertainty(
         t_lo: this percentile of the calibration frames' largest force sigmas.
     seed
         Of the draws.
+    checkpoints
+        Where what is gathered is kept, so that an interrupted fit goes on bit for bit; None: nowhere.
 
     Raises
     ------
+    NoTimeLeftError
+        If the process must end; the same call goes on from the checkpoint.
     ModelError
         If a head has no training structure with neighbours, or calibration frames of a head that was not
         fitted, without energies, or too few for the coverage are given.
@@ -357,23 +364,49 @@ def fit_uncertainty(
     unknown = set(calibration_frames) - set(train_frames)
     if unknown:
         raise ModelError(f"Calibration frames of heads without training frames: {', '.join(sorted(unknown))}.")
+    fingerprint = model_fingerprint(model)
+    kept = KeptArrays(
+        checkpoints,
+        "llpr",
+        "uncertainty",
+        lambda: {
+            "model": fingerprint,
+            "settings": [method, ridge, coverage, n_samples, batch_size, seed],
+            "training": {name: len(frames) for name, frames in train_frames.items()},
+            "calibration": {name: len(frames) for name, frames in calibration_frames.items()},
+        },
+    )
     heads = {}
     for name, frames in train_frames.items():
         graphs = without_isolated(prepare_graphs(model, frames, head=model.head_index(name)))
-        hessian: FeatureHessian | None = None
-        for batch in in_chunks(graphs, batch_size):
-            with torch.no_grad():
-                features = model(batch, forces=False, stress=False)["features"]
-            hessian = hessian or FeatureHessian(features.shape[1])
-            n_atoms = torch.bincount(batch.batch, minlength=features.shape[0])
-            hessian.add(features, n_atoms, weights=batch.weight)
-        if hessian is None:
-            raise ModelError(f"LLPR: head '{name}' has no training structure with neighbours.")
+        hessian = _gather(model, name, in_chunks(graphs, batch_size), kept)
         heads[name] = HeadUncertainty(ReadoutPosterior.from_hessian(hessian, ridge=ridge), n_training=len(graphs))
-    uncertainty = LLPRUncertainty(model, heads, coverage=coverage)
+    uncertainty = LLPRUncertainty(model, heads, coverage=coverage, fingerprint=fingerprint)
     for name, frames in calibration_frames.items():
-        _calibrate_head(uncertainty, name, frames, method, n_samples, low_percentile, seed)
+        _calibrate_head(uncertainty, name, frames, method, n_samples, low_percentile, seed, kept)
     return uncertainty
+
+
+def _gather(model: Allegro, name: str, batches: Sequence[GraphBatch], kept: KeptArrays) -> FeatureHessian:
+    """Sum the outer products of the features over the training set of a head."""
+    key, hessian, begun = f"matrix {name}", None, 0
+    if key in kept.saved.arrays:
+        matrix = kept.saved.arrays[key]
+        hessian = FeatureHessian(matrix.shape[0])
+        hessian.matrix += torch.from_numpy(matrix)
+        begun, hessian.count = kept.saved.state[key]
+    for number, batch in enumerate(batches[begun:], start=begun + 1):
+        with torch.no_grad():
+            features = model(batch, forces=False, stress=False)["features"]
+        hessian = hessian or FeatureHessian(features.shape[1])
+        n_atoms = torch.bincount(batch.batch, minlength=features.shape[0])
+        hessian.add(features, n_atoms, weights=batch.weight)
+        kept.saved.arrays[key] = hessian.matrix.numpy()
+        kept.saved.state[key] = [number, hessian.count]
+        kept.pause(f"head '{name}', batch {number} of {len(batches)}", number / len(batches))
+    if hessian is None:
+        raise ModelError(f"LLPR: head '{name}' has no training structure with neighbours.")
+    return hessian
 
 
 def _calibrate_head(
@@ -384,21 +417,30 @@ def _calibrate_head(
     n_samples: int | None,
     low_percentile: float,
     seed: int,
+    kept: KeptArrays,
 ) -> None:
     """Find alpha, quantiles and thresholds of one head."""
     model, entry = uncertainty.model, uncertainty.heads[name]
     graphs = without_isolated(prepare_graphs(model, frames, head=model.head_index(name)))
-    energy_errors, force_errors, force_sigmas, largest = [], [], [], []
-    raw, n_atoms, names = [], [], []
-    for graph in graphs:
+
+    def errors_of(number: int) -> np.ndarray:
+        """Return the errors of the energy and of every atom's force, and between them the raw sigma."""
+        graph = graphs[number]
         outputs = model(graph, forces=True, stress=False, create_graph=False)
         error = float(outputs["energy"][0].detach() - graph.energy[0])
-        if math.isfinite(error):
-            energy_errors.append(error)
-            raw.append(float(entry.posterior.sigma(uncertainty._features(graph))[0]))
+        sigma = float(entry.posterior.sigma(uncertainty._features(graph))[0]) if math.isfinite(error) else math.nan
+        forces = (outputs["forces"].detach().double() - graph.forces).norm(dim=1).numpy()
+        return np.concatenate([[error, sigma], forces])
+
+    energy_errors, force_errors, force_sigmas, largest = [], [], [], []
+    raw, n_atoms, names = [], [], []
+    for graph, values in zip(graphs, kept.each(f"errors of head '{name}'", len(graphs), errors_of), strict=True):
+        if math.isfinite(values[0]):
+            energy_errors.append(float(values[0]))
+            raw.append(float(values[1]))
             n_atoms.append(graph.types.shape[0])
             names.append(graph.frame_ids[0])
-        force_errors.append((outputs["forces"].detach().double() - graph.forces).norm(dim=1).numpy())
+        force_errors.append(values[2:])
     if not energy_errors:
         raise ModelError(f"LLPR: no calibration frame of head '{name}' has an energy.")
     alpha = calibrate(torch.tensor(energy_errors), torch.tensor(raw), method=method)
@@ -418,8 +460,12 @@ def _calibrate_head(
     entry.quantiles["energy"] = _quantile(
         np.array(energy_errors), sigmas, uncertainty.coverage, f"energies of head '{name}'"
     )
-    for graph, errors in zip(graphs, force_errors, strict=True):
-        sigma = uncertainty.sigma_forces(graph, head=name, n_samples=n_samples, conformal=False, seed=seed)
+
+    def sigma_of(number: int) -> np.ndarray:
+        return uncertainty.sigma_forces(graphs[number], head=name, n_samples=n_samples, conformal=False, seed=seed)
+
+    every = kept.each(f"force sigmas of head '{name}'", len(graphs), sigma_of)
+    for sigma, errors in zip(every, force_errors, strict=True):
         known = np.isfinite(errors)
         force_sigmas.append(sigma[known])
         largest.append(sigma.max())

@@ -197,3 +197,33 @@ def test_a_training_whose_process_must_end_is_left_to_a_later_job(
     document = job.run(project.job_store()).output
     assert (document.stop_reason, document.n_epochs) == ("max_epochs", 3)
     assert [r.train_loss for r in document.history] == [r.train_loss for r in chain[method].history]
+
+
+@pytest.mark.parametrize("method", ["train", "replay"])
+def test_kept_edges_of_a_job(
+    project: Project, chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from atomfoundry.models.training import edge_cache
+
+    kept = {"training": SHORT, "edge_cache": f"edges-{method}"}
+    if method == "train":
+        job = TrainMaker(architecture=ARCHITECTURE, **kept).make({"pt": chain["base"]})
+    else:
+        job = FineTuneMaker(method="replay", **kept).make(chain["train"], chain["task"], chain["base"])
+    folder = project.path / f"edges-{method}"
+    histories = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        histories.append([r.train_loss for r in job.run(project.job_store()).output.history])
+        if not number:
+            files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+            assert files
+            monkeypatch.setattr(edge_cache, "write_block", None)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
+    assert histories[0] == histories[1] == [r.train_loss for r in chain[method].history]
+    elsewhere = TrainMaker(architecture=ARCHITECTURE, training=SHORT, edge_cache=str(tmp_path / "absolute"))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    elsewhere.make({"pt": chain["base"]}).run(project.job_store())
+    assert any((tmp_path / "absolute").rglob("*"))

@@ -198,7 +198,7 @@ def test_dynamics(spec: CalculatorSpec, direct: dict[str, np.ndarray]) -> None:
     VelocityVerlet(atoms, 1.0 * units.fs).run(10)
     assert np.array_equal(atoms.positions, direct["positions"])
     assert np.array_equal(atoms.get_velocities(), direct["velocities"])
-    assert abs(atoms.positions - silicon()[0].positions).max() > 1e-3
+    assert not np.array_equal(atoms.positions, silicon()[0].positions)
 
 
 def test_labels_benchmark_and_exploration(
@@ -222,7 +222,7 @@ def test_labels_benchmark_and_exploration(
     label = LabelMaker.with_calculator(spec, batch_size=3).make(structures)
     curve = BenchmarkMaker(benchmark="equation_of_state").make(spec, crystals, dataset)
     parity = BenchmarkMaker(name="parity", benchmark="parity").make(spec, crystals, dataset)
-    explore = ExploreMaker(temperatures=[300.0], n_steps=10, interval=5, n_select=1, min_atoms=2, max_force=1e6)
+    explore = ExploreMaker(temperatures=[300.0], n_steps=10, interval=5, n_select=1, min_atoms=2)
     explored = explore.make(spec, None, crystals, dataset)
     result = run(
         Flow([label, curve, parity, explored], name=request.node.name), project=project, workers=1, progress=False
@@ -240,9 +240,9 @@ def test_labels_benchmark_and_exploration(
     assert own.summary["forces_mae"] < 1e-12
     assert own.calculator_description["versions"].items() >= spec.packages.items()
     found = result.output(curve)
+    assert found.n_failed == 0
+    assert found.calculator.startswith(("CHGNetCalculator (chgnet ", "NequIPCalculator (nequip "))
     if "chgnet" in str(spec.calculator_class):
-        assert found.n_failed == 0
-        # experiment: 5.43 A; PBE, which it was trained on: 5.47
-        sites = found.summary
-        assert sites
+        # PBE, which it was trained on, has 5.4695 A
+        assert found.summary["a"] == pytest.approx(5.4695, abs=0.01)
     assert len(result.output(explored).trajectories) == 1

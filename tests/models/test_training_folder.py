@@ -12,6 +12,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from atomfoundry.datasets import Dataset, attach_labels, with_metadata, write_extxyz
+from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models import load_model
 from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
@@ -91,6 +92,53 @@ def test_frames_without_names_are_groups_of_their_own(tmp_path):
         head = read_head("pt", HeadPlan(data=[str(tmp_path / "cu.json")]), valid_fraction=0.2, seed=0)
     assert (len(head.train), len(head.valid)) == (16, 4)
     assert len({atoms.info["frame_id"] for atoms in head.train + head.valid}) == 20
+
+
+def test_one_group_cannot_be_held_out(tmp_path):
+    frames = crystals()
+    for atoms in frames:
+        atoms.info["group_id"] = "trajectory"
+    write_extxyz(tmp_path / "md.xyz", [*frames, free_atom("Cu")])
+    head = HeadPlan(data=str(tmp_path / "md.xyz"))
+    with pytest.raises(DatasetError, match=r"all 12 are of one group \('trajectory'\).*--split-groups.*--valid 0"):
+        read_head("pt", head, valid_fraction=0.2, seed=0)
+    parted = read_head("pt", head, valid_fraction=0.25, seed=0, split_groups=True)
+    assert (len(parted.train), len(parted.valid)) == (9, 3)
+    again = read_head("pt", head, valid_fraction=0.25, seed=0, split_groups=True)
+    assert [a.info["frame_id"] for a in again.valid] == [a.info["frame_id"] for a in parted.valid]
+    assert len(read_head("pt", head, valid_fraction=0.0, seed=0).train) == 12
+    # a validation set of its own, or one of two files, is enough
+    write_extxyz(tmp_path / "cu.xyz", crystals(seed=1))
+    own = HeadPlan(data=str(tmp_path / "md.xyz"), valid=str(tmp_path / "cu.xyz"))
+    assert len(read_head("pt", own, valid_fraction=0.2, seed=0).valid) == 12
+    both = HeadPlan(data=[str(tmp_path / "md.xyz"), str(tmp_path / "cu.xyz")])
+    assert read_head("pt", both, valid_fraction=0.2, seed=0).valid
+    # one frame, or few of their own groups: nothing is cut
+    write_extxyz(tmp_path / "one.xyz", frames[:1])
+    assert not read_head("pt", HeadPlan(data=str(tmp_path / "one.xyz")), valid_fraction=0.2, seed=0).valid
+
+
+def test_a_plan_of_an_older_version_is_the_same_plan(xyz, tmp_path):
+    train_folder(plan(xyz), tmp_path / "run")
+    old = json.loads((tmp_path / "run" / "plan.json").read_text())
+    del old["split_groups"]
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(old))
+    assert not train_folder(plan(xyz), tmp_path / "run").trained_now
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({**old, "heads": {}}))
+    with pytest.raises(ConfigurationError, match="is broken"):
+        train_folder(plan(xyz), tmp_path / "run")
+
+
+def test_an_interrupted_training_is_not_finished(xyz, tmp_path, monkeypatch):
+    wanted = plan(xyz, training={"max_epochs": 4, "batch_size": 4})
+    monkeypatch.setenv("ATOMFOUNDRY_DEADLINE", "1")
+    with pytest.raises(NoTimeLeftError, match=r"interrupted in epoch 1, because the job ends soon.*same command"):
+        train_folder(wanted, tmp_path / "run")
+    assert not (tmp_path / "run" / "training.json").exists()
+    assert not (tmp_path / "run" / "model").exists()
+    monkeypatch.delenv("ATOMFOUNDRY_DEADLINE")
+    weights = [(train_folder(wanted, tmp_path / n).model / "model.safetensors").read_bytes() for n in ("run", "whole")]
+    assert weights[0] == weights[1]
 
 
 def test_splits_of_a_dataset_are_kept(tmp_path):

@@ -80,6 +80,27 @@ def test_a_toml_file_and_a_model_to_start_from(tmp_path, job_file):
     assert not equal(weights(load_model(tmp_path / "first")), weights(load_model(tmp_path / "second")))
 
 
+def test_not_at_its_end_is_another_exit_code(tmp_path, job_file, monkeypatch, capsys):
+    path = str(job_file())
+    monkeypatch.setenv("ATOMFOUNDRY_DEADLINE", "1")
+    assert main([path]) == 75
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    monkeypatch.delenv("ATOMFOUNDRY_DEADLINE")
+    assert main([path]) == 0
+    assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_torchrun_whose_time_is_up_fails(tmp_path, job_file, monkeypatch):
+    monkeypatch.setenv("ATOMFOUNDRY_DEADLINE", "1")
+    process = torchrun(job_file(), 2, stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "exitcode  : 75" in errors or "exitcode: 75" in errors
+    assert not (tmp_path / "model").exists()
+
+
 def torchrun(path, n, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

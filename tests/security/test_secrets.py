@@ -54,7 +54,7 @@ def test_a_run_writes_no_secret(planted: None, tmp_path: Path) -> None:
         LabelMaker(name="wrong", engine="ase", engine_settings={"calculator_class": "no.such.Thing"}).make(structures),
         tell_and_fail(),
     ]
-    result = run(Flow(labels, name="with secrets"), project=project, workers=2, progress=False)
+    result = run(Flow(labels, name="with secrets"), project=project, workers=1, progress=False)
     assert result.failed == 2
     assert len(open_results(project).labels({"status": "ok"})) >= 2
     found, n_read = find_in_files(project.path)

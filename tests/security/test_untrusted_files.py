@@ -20,13 +20,21 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import save_file
 
 from atomfoundry.alignment.transform import Alignment
+from atomfoundry.checkpoint.files import read_saved
 from atomfoundry.cli.inputs import read_settings
 from atomfoundry.datasets import Dataset, read_frames
 from atomfoundry.datasets.convert import INPUTS
 from atomfoundry.datasets.files import file_sha256
 from atomfoundry.datasets.structure_record import structure_of
 from atomfoundry.engines.foreign import read_calculator_spec
-from atomfoundry.errors import AtomfoundryError, ConfigurationError, DatasetError, ModelError, StructureError
+from atomfoundry.errors import (
+    AtomfoundryError,
+    CheckpointError,
+    ConfigurationError,
+    DatasetError,
+    ModelError,
+    StructureError,
+)
 from atomfoundry.harvest import harvest
 from atomfoundry.models import Allegro, AllegroConfig, HeadConfig, load_model, save_model
 from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -36,6 +44,16 @@ from atomfoundry.results.report.arrays import Predictions
 from atomfoundry.settings import settings
 from atomfoundry.sources import fetch_structures
 from atomfoundry.workflows.flow_file import load_flow_file
+
+
+def test_an_array_instead_of_an_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.zeros(3))
+    (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    assert not harvest(tmp_path / "data.npz").frames
+    with pytest.raises(CheckpointError):
+        read_saved(tmp_path / "data.npz")
+    with pytest.raises(DatasetError):
+        list(read_frames(tmp_path / "data.npz"))
 
 
 def pickles(trap: Any) -> dict[str, bytes]:
@@ -109,6 +127,9 @@ def test_checkpoints_uncertainty_and_kept_edges(trap: Any, model: Path, tmp_path
         (tmp_path / "llpr.safetensors").write_bytes(content)
         with pytest.raises(ModelError):
             load_uncertainty(tmp_path, loaded)
+        (tmp_path / "progress.npz").write_bytes(content)
+        with pytest.raises(CheckpointError):
+            read_saved(tmp_path / "progress.npz")
         (tmp_path / "block").write_bytes(content)
         assert read_block(tmp_path / "block", n_frames=1) is None
     save_file({"a": torch.zeros(1)}, tmp_path / "block", metadata={"edges": json.dumps(trap.thing)})

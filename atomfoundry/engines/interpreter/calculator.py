@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from atomfoundry.documents.calculator import short_name
 from atomfoundry.engines.children.messages import atoms_to_message
 from atomfoundry.engines.children.process import AnswerTimeoutError, ChildDiedError
 from atomfoundry.engines.interpreter.process import InterpreterProcess, find_interpreter
@@ -77,7 +78,7 @@ class InterpreterCalculator(Calculator):
         self.packages = dict(packages or {})
         self.versions: dict[str, str] = {}
         self.has_descriptors = False
-        self._label = name or calculator_class.replace(":", ".").rpartition(".")[2]
+        self._label = name or short_name(calculator_class)
         self._process: InterpreterProcess | None = None
         self._ready()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from atomfoundry.errors import ConfigurationError
 from atomfoundry.running.cluster.profiles import Word, nearest
@@ -62,9 +62,11 @@ class ClusterAnswers(BaseModel):
     host: Annotated[str, AfterValidator(_host)] = "localhost"
     port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
     database_name: Annotated[str, AfterValidator(_database)] = "atomfoundry"
-    user: Annotated[Word | None, Field(description="None: the database asks nobody who he is (tests alone).")] = (
-        "atomfoundry"
-    )
+    user: Annotated[
+        Word | None,
+        BeforeValidator(lambda value: value or None),
+        Field(description="Empty: the database asks nobody who he is (tests alone)."),
+    ] = "atomfoundry"
     auth_source: Annotated[
         Annotated[str, AfterValidator(_database)] | None, Field(description="Database that knows the user.")
     ] = None
@@ -82,6 +84,8 @@ class ClusterAnswers(BaseModel):
     def _consistent(self) -> ClusterAnswers:
         if self.scheduler == "pbs" and not self.cpu_partition:
             raise ValueError("PBS needs a queue (cpu_partition): the launcher counts its jobs by it")
+        if self.scheduler == "none" and (self.cpu_partition or self.gpu_partition or self.account):
+            raise ValueError("without a scheduler there is no partition and no account")
         if self.tls_ca_file and not self.tls:
             raise ValueError("tls_ca_file needs tls")
         if self.is_uri and self.port != DEFAULT_PORT:
@@ -92,6 +96,10 @@ class ClusterAnswers(BaseModel):
     def is_uri(self) -> bool:
         """Whether the host is a connection string."""
         return _URI.fullmatch(self.host) is not None
+
+    def stored(self) -> dict[str, Any]:
+        """Return what ``check`` makes the same answers of."""
+        return {**self.model_dump(mode="json", exclude_none=True), "user": self.user or ""}
 
     @classmethod
     def check(cls, values: Mapping[str, Any], *, where: str = "") -> ClusterAnswers:

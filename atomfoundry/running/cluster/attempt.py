@@ -201,6 +201,7 @@ def _perform(claim: Claim, task: dict[str, Any], project: Project) -> JobResult:
     set_progress_sink(_progress_writer(folder))
     try:
         with _inside(folder, capture=True):
+            # a job is code: who may write it may run anything here, unlike a result (documents.decoding)
             job: Job = MontyDecoder().process_decoded(json.loads(claim.payload))
             if not job.config.response_manager_config:
                 # jobflow would put it over whatever the new jobs say themselves; ours is merged under it

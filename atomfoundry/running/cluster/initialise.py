@@ -88,9 +88,8 @@ def cluster_files(
     """
     known = list(profiles or Profiles(profiles_fields(answers)))
     variables = project_environment(layout, answers, environment or {})
-    stored = answers.model_dump(mode="json", exclude_none=True)
     files = {
-        layout.answers: ClusterFile(yaml_text(stored, "What 'atomfoundry init cluster' was answered.")),
+        layout.answers: ClusterFile(yaml_text(answers.stored(), "What 'atomfoundry init cluster' was answered.")),
         layout.profiles: profiles_file(answers),
         layout.launchpad: launchpad_file(answers, password),
         layout.fireworks: fireworks_file(layout),
@@ -211,6 +210,8 @@ def init_cluster(
     chosen = ClusterAnswers.check({**earlier, **given})
     if before is not None and not force:
         _refuse_changes(layout, before, chosen)
+    if before is not None and layout.profiles.exists():
+        _refuse_lost(layout, before, chosen)
     _check_python(chosen.python)
     secret = find_password(layout, chosen, given=password, generate=generate_password, ask=ask_password, force=force)
     project = _open_or_create(layout.project_path, chosen.results)
@@ -269,6 +270,16 @@ def _refuse_changes(layout: ClusterLayout, before: ClusterAnswers, now: ClusterA
             raise ConfigurationError(
                 f"{layout.answers} says {name} '{old}', the answer now is '{new}'.",
                 remedy="Give --force to replace the files.",
+            )
+
+
+def _refuse_lost(layout: ClusterLayout, before: ClusterAnswers, now: ClusterAnswers) -> None:
+    """Refuse an answer that would change nothing: it shapes the first profiles only."""
+    for name in ("cpu_partition", "gpu_partition", "account", "modules"):
+        if getattr(before, name) != getattr(now, name):
+            raise ConfigurationError(
+                f"{layout.profiles} is yours and stays, so that another {name} would change nothing.",
+                remedy="Write it there, then 'init cluster --force'; or remove the file for the defaults.",
             )
 
 

@@ -15,7 +15,7 @@ from atomfoundry.errors import ConfigurationError, InputError
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.layout import ClusterLayout
 
-PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"
+PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"  # nosec B105 # the name of a variable
 
 
 @dataclass(frozen=True, repr=False)

@@ -149,10 +149,10 @@ class Profile(BaseModel):
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "light": {"cores": 4, "cores_per_job": 1, "memory_mb": 16000, "wall_time": 4 * 3600},
+    "light": {"cores": 4, "cores_per_job": 1, "memory_mb": 16000, "wall_time": 4 * 3600, "max_queued": 2},
     "dft": {"cores": 16, "memory_mb": 64000, "wall_time": 24 * 3600},
-    "gpu": {"cores": 8, "threads": 8, "gpus": 1, "memory_mb": 64000, "wall_time": 24 * 3600},
-    "md": {"cores": 8, "threads": 8, "memory_mb": 16000, "wall_time": 24 * 3600},
+    "gpu": {"cores": 8, "threads": 8, "gpus": 1, "memory_mb": 64000, "wall_time": 24 * 3600, "max_queued": 2},
+    "md": {"cores": 8, "threads": 8, "memory_mb": 16000, "wall_time": 24 * 3600, "max_queued": 4},
 }
 """The profiles that the Makers name: queries and collections, first-principles labels, training, dynamics."""
 

@@ -202,6 +202,37 @@ def test_wrong_use(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_a_training_whose_time_is_up_ends_with_its_own_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "cu.xyz", "-o", "run", "-s", "small.toml", "-q"]
+    monkeypatch.setenv("ATOMFOUNDRY_DEADLINE", "1")
+    code, _, err = command(capsys, monkeypatch, *words)
+    assert code == 75
+    assert "Run the same command again" in err
+    assert not Path("run/model").exists()
+    monkeypatch.delenv("ATOMFOUNDRY_DEADLINE")
+    assert command(capsys, monkeypatch, *words)[0] == 0
+    assert Path("run/model").is_dir()
+
+
+def test_one_trajectory_needs_a_word_to_be_parted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = list(read_extxyz("cu.xyz"))
+    for atoms in frames:
+        atoms.info["group_id"] = "md"
+    write_extxyz("md.xyz", frames)
+    words = ["train", "md.xyz", "-o", "run", "-s", "small.toml"]
+    code, _, err = command(capsys, monkeypatch, *words)
+    assert code == 2
+    assert "'md'" in err
+    assert "--split-groups" in err
+    code, _, err = command(capsys, monkeypatch, *words, "--split-groups")
+    assert code == 0
+    assert "7 frames to train on, 1 to validate" in err
+
+
 def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = command(capsys, monkeypatch, "evaluate", "cu", "cu.xyz")
     assert code == 1

@@ -10,6 +10,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from atomfoundry.documents import CalculatorSpec
+from atomfoundry.documents.calculator import short_name
 from atomfoundry.engines import get_engine
 from atomfoundry.engines.foreign import calculator_of, calculator_spec, engine_of, engine_settings, read_calculator_spec
 from atomfoundry.errors import ConfigurationError, EngineUnavailableError
@@ -99,6 +100,15 @@ def test_words_of_the_command_line(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(ConfigurationError, match="no mapping"):
         read_calculator_spec(str(tmp_path / "list.json"))
+
+
+def test_a_method_that_makes_a_calculator_is_called_by_its_class():
+    path = "nequip.integrations.ase:NequIPCalculator.from_compiled_model"
+    assert (
+        CalculatorSpec(calculator_class=path, packages={"nequip": "0.19.1"}).label == "NequIPCalculator (nequip 0.19.1)"
+    )
+    assert short_name("ase.calculators.emt.EMT") == short_name("ase.calculators.emt:EMT") == "EMT"
+    assert short_name("my_package.potentials:make_calculator") == short_name("make_calculator") == "make_calculator"
 
 
 def test_labels_for_reports():

@@ -22,6 +22,7 @@ from atomfoundry.engines.interpreter.process import InterpreterProcess, find_int
 from atomfoundry.errors import ConfigurationError, EngineUnavailableError, LabelError
 
 EMT_CLASS = "ase.calculators.emt.EMT"
+sys.path.insert(0, str(Path(__file__).parent))
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
 
@@ -265,3 +266,34 @@ def test_files_go_into_the_folder_of_the_calculation(tmp_path):
     )
     engine.single_point(rattled(), tmp_path / "label")
     assert (tmp_path / "label" / "log.txt").read_text() == "done"
+
+
+def test_single_precision_and_a_full_stress_come_as_from_the_calculator_itself():
+    """Numbers are not turned into others on the way, so that dynamics take the same path."""
+    from single_precision import SinglePrecision
+
+    calculator = InterpreterCalculator(sys.executable, "single_precision:SinglePrecision", environment=HERE)
+    atoms, same = rattled(), rattled()
+    atoms.calc, same.calc = calculator, SinglePrecision()
+    assert atoms.get_potential_energy() == same.get_potential_energy()
+    for name in ("get_forces", "get_stress", "get_magnetic_moments"):
+        ours, theirs = getattr(atoms, name)(), getattr(same, name)()
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+    assert atoms.get_stress().shape == (6,)
+    from ase.md.verlet import VelocityVerlet
+
+    for each in (atoms, same):
+        VelocityVerlet(each, 1.0).run(5)
+    assert np.array_equal(atoms.positions, same.positions)
+    calculator.close()
+
+
+def test_the_level_is_the_same_wherever_it_runs():
+    settings = {"calculator_class": EMT_CLASS, "calculator_kwargs": {"asap_cutoff": True}, "packages": {"ase": "3"}}
+    engines = [get_engine("ase", **settings), get_engine("interpreter", interpreter=sys.executable, **settings)]
+    assert engines[0].level == engines[1].level
+    assert engines[0].level.extra["class"] == EMT_CLASS
+    given = {"level_of_theory": {"code": "mine", "method": "x"}, **settings}
+    assert get_engine("interpreter", interpreter=sys.executable, **given).level.code == "mine"
+    assert type(engines[0]).level is type(engines[1]).level

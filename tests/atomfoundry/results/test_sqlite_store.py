@@ -40,7 +40,6 @@ QUERIES = [
     {"uuid": "u3"},
     {"uuid": "u3", "index": 2},
     {"uuid": "u3", "index": 2.0},
-    {"index": True},
     {"uuid": {"$in": ["u1", "u2", "nobody"]}},
     {"uuid": {"$in": []}},
     {"uuid": {"$in": ["u1", "u2"]}, "index": 2},

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from jobflow import Flow, run_locally
+from ase.io import write
+from jobflow import Flow, JobStore, run_locally
+from maggma.stores import MemoryStore
 
+from atomfoundry.datasets import attach_labels
+from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import InputError, ProjectError
 from atomfoundry.makers.align import AlignMaker
 from atomfoundry.makers.dataset import DatasetMaker
-from atomfoundry.makers.dataset_work import MergeMaker, SelectMaker
-from atomfoundry.results import stale, use_project
+from atomfoundry.makers.dataset_work import ImportDatasetMaker, MergeMaker, SelectMaker
+from atomfoundry.results import LabelStore, stale, use_project, withdrawal
 from atomfoundry.results.label_lineage import frame_consequences
 from atomfoundry.results.stale import marked_outputs
 from atomfoundry.results.withdrawal import restore, withdraw
@@ -40,9 +45,7 @@ def test_withdraw_marks_exactly_what_holds_or_used_the_label_and_restore_undoes_
     assert own_campaign.everything() == after
     undone = restore(own_campaign.project, [frame])
     assert undone.changed == done.changed
-    labels, outputs = own_campaign.everything()
-    assert labels == before[0]
-    assert [{k: v for k, v in document.items() if k != "stale"} for document in outputs] == before[1]
+    assert own_campaign.everything() == before
     assert own_campaign.marked() == {}
     assert restore(own_campaign.project, [frame]).skipped == {(frame, label.level_id): "it is not withdrawn"}
 
@@ -188,3 +191,78 @@ def test_what_is_trained_on_a_stale_dataset_is_stale_from_the_start(own_campaign
     before = own_campaign.everything()
     assert withdraw(own_campaign.project, [frame], "bad").changed == 0
     assert own_campaign.everything() == before
+
+
+def test_the_same_on_a_server_of_documents(own_campaign):
+    """MongoDB's way to write marks, on maggma's store in memory."""
+    outputs, labels = MemoryStore("outputs"), MemoryStore("labels", key="frame_id")
+    frame = own_campaign.frames["crystals"][0]
+    done = withdraw(own_campaign.project, [frame], "bad", dry_run=True)
+    table = LabelStore(labels)
+    table.put_many(own_campaign.project.labels().query())
+    store = JobStore(outputs)
+    store.connect()
+    outputs.update(list(own_campaign.db.store.docs_store.query()), key=["uuid", "index"])
+    project = own_campaign.project
+    project.job_store = lambda: store
+    project.__dict__["_labels"] = table
+    before = list(outputs.query({}, {"_id": 0}))
+    assert withdraw(project, [frame], "bad").changed == len(done.documents)
+    assert withdraw(project, [frame], "bad").changed == 0
+    found = {(node.uuid, node.index) for node in marked_outputs(outputs)}
+    assert found == {node.key for node, _ in done.documents}
+    assert table.count({"status": "withdrawn"}) == 1
+    restore(project, [frame])
+    assert list(outputs.query({}, {"_id": 0})) == before
+
+
+def test_labels_that_came_from_a_file(own_campaign, tmp_path):
+    level = LevelOfTheory(code="paper", method="LJ")
+    frames = own_campaign.module.crystals()
+    write(tmp_path / "f.xyz", [attach_labels(atoms, -1.0, np.zeros((3, 3))) for atoms in frames], format="extxyz")
+    frame = own_campaign.frames["crystals"][2]
+    project = own_campaign.project
+
+    def imported(name):
+        job = ImportDatasetMaker.from_file(tmp_path / "f.xyz", name=name, level=level).make()
+        model = own_campaign.module.trained(job.output, f"model of {name}")
+        result = run(Flow([job, model]), project=project, workers=0, progress=False)
+        assert result.ok, result.failures
+        return [own_campaign.db.store.query_one({"uuid": result.uuid_of(item)}) for item in (job, model)]
+
+    first, model = imported("first")
+    n_labels = project.labels().count()
+    done = withdraw(project, [frame], "misprint", level=level.id)
+    assert {node.key for node, _ in done.documents} == {(d["uuid"], 1) for d in (first, model)}
+    record = project.labels().get(frame, level.id)
+    assert (record.status, record.engine, record.message) == ("withdrawn", "imported", "misprint")
+    second, late = imported("second")
+    assert (second["output"]["n_frames"], second["output"]["rejections"]) == (3, {"withdrawn": 1})
+    assert "stale" not in second and "stale" not in late
+    assert restore(project, [frame], level=level.id).changed == 2
+    assert project.labels().count() == n_labels
+    assert own_campaign.marked() == {}
+
+
+def test_what_is_stored_while_a_label_is_withdrawn_is_marked_as_well(own_campaign, monkeypatch):
+    """A benchmark that ends between the look at the outputs and the marks on them."""
+    frame = own_campaign.frames["crystals"][0]
+    model = own_campaign.uuids["model"]
+    late = {
+        "uuid": "late",
+        "index": 1,
+        "name": "late",
+        "inputs": [{"uuid": model, "index": 1}],
+        "output": {"@class": "BenchmarkDoc", "provenance": None},
+    }
+    effects = withdrawal.label_effects
+
+    def meanwhile(*arguments):
+        found = effects(*arguments)
+        if own_campaign.db.store.docs_store.count({"uuid": "late"}) == 0:
+            own_campaign.db.store.docs_store.update(late, key=["uuid", "index"])
+        return found
+
+    monkeypatch.setattr(withdrawal, "label_effects", meanwhile)
+    withdraw(own_campaign.project, [frame], "bad")
+    assert [mark["frame_id"] for mark in own_campaign.marked()["late"]] == [frame]

@@ -325,3 +325,13 @@ def kill_once(path):
 def never_ends(path):
     Path(path).write_text(str(os.getpid()))
     time.sleep(600)
+
+
+@job
+def tell_settings_and_fail():
+    """Do what careless code does with settings."""
+    from atomfoundry.settings import settings
+
+    assert settings().materials_project_key is not None
+    sys.stdout.write(f"{settings()} {settings().model_dump_json()}\n")
+    raise ValueError(f"not with {settings()!r}")

@@ -282,6 +282,44 @@ def test_users_are_made_without_docker(tmp_path, monkeypatch):
     assert second[3]["roles"] == [{"role": "readWrite", "db": "atomfoundry"}]
 
 
+def test_backup_and_restore(tmp_path, monkeypatch):
+    """With stand-ins for docker and MongoDB's tools: they get the password, no list of processes does."""
+    init_cluster(tmp_path / "p", generate_password=True, **SLURM)
+    layout = ClusterLayout(tmp_path / "p")
+    admin = layout.mongodb_passwords.read_text().split("MONGO_INITDB_ROOT_PASSWORD=")[1].split()[0]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    asked = tmp_path / "asked"
+    config = f'while [ "$1" != --config ]; do shift; done; cat "$2" >> {tmp_path}/told'
+    stand_ins = {
+        "docker": f'echo "docker $*" >> {asked}\nset -a; source passwords.env; shift 4; exec "$@"',
+        "mongodump": f'echo "dump $*" >> {asked}\n{config}\necho data; exit ${{FAIL:-0}}',
+        "mongorestore": f'echo "restore $*" >> {asked}\n{config}\ncat > {tmp_path}/restored',
+    }
+    for name, lines in stand_ins.items():
+        (tools / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    backup = subprocess.run([str(layout.mongodb / "backup.sh")], capture_output=True, text=True)
+    assert backup.returncode == 0, backup.stderr
+    archive = layout.mongodb / backup.stdout.strip()
+    assert archive.read_text() == "data\n"
+    assert archive.stat().st_mode & 0o777 == 0o600
+    restore = subprocess.run([str(layout.mongodb / "restore.sh"), str(archive)], capture_output=True, text=True)
+    assert restore.returncode == 0, restore.stderr
+    assert (tmp_path / "restored").read_text() == "data\n"
+    words = asked.read_text()
+    assert admin not in words
+    assert (tmp_path / "told").read_text() == f"password: {admin}\n" * 2
+    assert "--db atomfoundry --gzip --archive" in words
+    assert "--nsInclude atomfoundry.* --drop --gzip --archive" in words
+    # a dump that fails leaves nothing that looks like a backup
+    archive.unlink()
+    monkeypatch.setenv("FAIL", "3")
+    assert subprocess.run([str(layout.mongodb / "backup.sh")], capture_output=True).returncode == 3
+    assert not list(archive.parent.glob("*.gz"))
+
+
 def test_variables_of_the_mock_database_reach_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("MONGOMOCK_SERVERSTORE_FILE", str(tmp_path / "store.json"))
     layout = make(tmp_path / "p")

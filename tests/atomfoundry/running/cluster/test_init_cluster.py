@@ -107,6 +107,8 @@ def test_edited_files_stay_and_adapters_follow_the_profiles(tmp_path):
     assert layout.profiles.read_text() == mine
     assert "PING_TIME_SECS: 60" in layout.fireworks.read_text()
     assert "gpu) max_queued=3" in layout.launch_script.read_text()
+    with pytest.raises(ConfigurationError, match=r"is yours and stays.*another gpu_partition would change nothing"):
+        init_cluster(tmp_path / "p", gpu_partition="h100", force=True)
     layout.profiles.write_text(mine.replace("slurm", "pbs"))
     with pytest.raises(ConfigurationError, match=r"scheduler 'pbs', the answer was 'slurm'"):
         init_cluster(tmp_path / "p", force=True)
@@ -183,6 +185,7 @@ def test_no_password_is_an_error_before_anything_is_written(tmp_path):
         ({"modules": ["gcc;rm"]}, "modules"),
         ({"python": "python3"}, "python: 'python3' must be an absolute path"),
         ({"python": "/no/such/python"}, "/no/such/python is no Python interpreter"),
+        ({"scheduler": "none"}, "without a scheduler there is no partition"),
         ({"tls_ca_file": "/ca.pem"}, "tls_ca_file needs tls"),
         ({"scheduler": "pbs", "cpu_partition": None}, "PBS needs a queue"),
     ],
@@ -219,6 +222,16 @@ def test_without_a_queue(tmp_path):
     assert not layout.launch_script.exists()
     assert (layout.systemd / "atomfoundry-p-work-gpu.service").is_file()
     assert setup.next_commands[1] == f"{layout.work_script} light"
+
+
+def test_without_authentication(tmp_path):
+    setup = init_cluster(tmp_path / "p", scheduler="none", user="", host="localhost")
+    launchpad = yaml.safe_load((setup.folder / "my_launchpad.yaml").read_text())
+    assert not {"username", "password", "authsource"} & set(launchpad)
+    assert any("whoever reaches it can run code as you" in note for note in setup.notes)
+    again = init_cluster(tmp_path / "p")
+    assert again.answers.user is None
+    assert {file.action for file in again.files} == {"unchanged"}
 
 
 def test_training_without_a_gpu_partition_runs_on_cpus(tmp_path):
