@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+# Not this folder itself: 'atomfoundry' in it would hide the package.
+sys.path.insert(0, str(Path(__file__).parent / "security"))
 from planted_secrets import SESSION_MARK, find_in_files, plant
 
 SEARCH_SECONDS = 5.0

@@ -32,4 +32,4 @@ export FW_CONFIG_FILE="$cluster/FW_config.yaml"
 exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
     "$python" -m fireworks.scripts.qlaunch_run "${reserve[@]}" \
     -l my_launchpad.yaml -w "my_fworker_$profile.yaml" -q "my_qadapter_$profile.yaml" \
-    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" "$@"
+    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" --sleep 30 "$@"

@@ -18,6 +18,7 @@ from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.initialise import write_cluster
 from atomfoundry.running.cluster.launchpad import open_launchpad
 from atomfoundry.running.cluster.layout import ClusterLayout
+from atomfoundry.running.cluster.scheduler import job_states
 from atomfoundry.running.cluster.status import cluster_runs
 from atomfoundry.running.cluster.submission import submit
 from atomfoundry.running.cluster.sweep import sweep
@@ -164,8 +165,26 @@ def test_many_jobs_in_one_allocation(cluster, jobs, tmp_path):
     assert cluster.project.job_store().count() == 23
 
 
+def test_an_array_of_workers(cluster, jobs, tmp_path, slurm_environment):
+    """The script that the launcher has written starts any number of them."""
+    cluster.submit(jobs.where(0))
+    cluster.launch("light")
+    (script,) = cluster.layout.launches("light").glob("block_*/launcher_*/FW_submit.script")
+    cluster.slurm.wait()
+    pair = [jobs.meet(str(tmp_path), me, other) for me, other in ("ab", "ba")]
+    submission = cluster.submit(Flow(pair))
+    array = cluster.slurm.run("sbatch", "--parsable", "--array=0-1", str(script), cwd=script.parent).strip()
+    cluster.slurm.wait_for(f"{array}_1", "RUNNING")
+    assert job_states([array], "slurm") == {array: "running"}
+    cluster.slurm.wait()
+    # each knows itself by a number of its own, which the queue knows too
+    own = [cluster.output(submission, job)["queue_job"] for job in pair]
+    assert len(set(own)) == 2
+    assert job_states([array, *own], "slurm") == dict.fromkeys([array, *own], "gone")
+
+
 def test_ended_allocations_are_continued(cluster, jobs, tmp_path, slurm_environment, monkeypatch):
-    """By the clock, a warning, a kill, the end of the wall time of one that hangs: each time from the checkpoint."""
+    """By the clock, a warning, a kill, the wall time of a job that hangs: each time from the checkpoint."""
     logs = {name: tmp_path / f"{name}.log" for name in ("heeding", "deaf", "warned", "killed")}
     heeding = wanting(jobs.steps(80, 0.5, str(logs["heeding"])), "md")
     deaf = wanting(jobs.steps(20, 0.2, str(logs["deaf"]), heed=False, hang_at=10), "md")

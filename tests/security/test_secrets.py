@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
-import os
 import sys
 import traceback
 import zipfile
@@ -13,9 +11,8 @@ from typing import Any
 
 import pytest
 from ase.build import bulk
-from jobflow import Flow, job
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from careless_jobs import tell_and_fail
+from jobflow import Flow
 from planted_secrets import ALL, MARK, dump_database, find_in_database, find_in_files
 
 from atomfoundry.datasets import Dataset, with_metadata
@@ -39,18 +36,6 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
     monkeypatch.undo()
     settings.cache_clear()
-
-
-@job
-def tell_and_fail() -> None:
-    """Do what careless code does: print and raise settings."""
-    assert os.environ["PLANTED_TOKEN"].startswith(MARK)
-    key = settings().materials_project_key
-    assert key is not None
-    assert key.get_secret_value() == ALL["ATOMFOUNDRY_MATERIALS_PROJECT_KEY"]
-    print(settings(), settings().model_dump(), settings().model_dump_json())  # noqa: T201
-    logging.getLogger("atomfoundry").warning("settings: %r", settings())
-    raise ValueError(f"not with {settings()!r}")
 
 
 def test_a_run_writes_no_secret(planted: None, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ MAX_LOST = 3
 SEEN = "foundry_sweep"
 """Collection that remembers since when something looks as it does."""
 
-JobStates = Callable[[list[str], str], dict[str, str]]
+JobStates = Callable[[list[str], str], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class _Sweeper:
         attempt = read_attempt(job_folder(self.project, mark["uuid"], mark["index"]))
         return attempt if attempt.get("fw_id") == fw["fw_id"] else {}
 
-    def _queue_states(self, attempts: Iterable[dict]) -> dict[str, str]:
+    def _queue_states(self, attempts: Iterable[dict]) -> Mapping[str, str]:
         ids = sorted({str(attempt["queue_job"]) for attempt in attempts if attempt.get("queue_job")})
         if not ids or self.job_states is None or self.scheduler is None:
             return {}

@@ -35,4 +35,4 @@ export SQUEUE_NAMES="foundry-$profile"
 exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
     "$python" -m fireworks.scripts.qlaunch_run "${reserve[@]}" \
     -l my_launchpad.yaml -w "my_fworker_$profile.yaml" -q "my_qadapter_$profile.yaml" \
-    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" "$@"
+    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" --sleep 30 "$@"
