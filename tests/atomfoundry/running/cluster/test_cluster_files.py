@@ -128,7 +128,7 @@ def test_fireworks_reads_workers_and_adapters(tmp_path, scheduler):
             script = adapter.get_script_str(str(tmp_path))
         command = f"{sys.executable} -m atomfoundry.cli.main worker --project {tmp_path / 'p'} --category {name} "
         at_once, threads = {"light": (4, 1), "dft": (1, 1), "gpu": (1, 8), "md": (1, 8)}[name]
-        assert f"\nexec {command}--parallel {at_once} --threads {threads}\n" in script
+        assert f"\nexec {command}--parallel {at_once} --threads {threads} singleshot\n" in script
         assert "$$" not in script
 
 
@@ -150,7 +150,7 @@ def test_a_batch_script_becomes_the_worker(tmp_path, scheduler):
     seen = process.communicate(timeout=60)[0].splitlines()
     assert seen[:3] == [str(process.pid), str(launch), str(project)]
     assert seen[3:5] == [str(layout.fireworks), "8"]
-    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER]
+    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER, "singleshot"]
 
 
 def test_scripts_run_with_odd_names(tmp_path):
