@@ -37,7 +37,7 @@ def test_no_package_is_forgotten(pyproject: dict) -> None:
 
 
 def test_every_import_is_declared(pyproject: dict) -> None:
-    modules = {"bson": "pymongo", "xdist": "pytest_xdist", "yaml": "pyyaml"}
+    modules = {"bson": "pymongo", "gridfs": "pymongo", "xdist": "pytest_xdist", "yaml": "pyyaml"}
     project = pyproject["project"]
     extras = project["optional-dependencies"]
     names = [
