@@ -11,7 +11,7 @@ import pytest
 from jobflow import Flow
 
 from atomfoundry.deadline import forget_stop
-from atomfoundry.running import run, runner
+from atomfoundry.running import run, supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_a_signal_lets_running_jobs_end_and_begins_no_others(jobs, project, call
 
 
 def test_sigterm_waits_only_so_long(jobs, project, calls, monkeypatch):
-    monkeypatch.setattr(runner, "TERM_GRACE_S", 0.3)
+    monkeypatch.setattr(supervisor, "TERM_GRACE_S", 0.3)
     flow = Flow([jobs.add(1, 1, pause=60)])
     signal_after(calls, 1, signal.SIGTERM)
     start = time.monotonic()
