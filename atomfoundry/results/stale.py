@@ -209,6 +209,9 @@ def inherited_marks(project: Project, store: Store, document: dict[str, Any]) ->
     inputs = {(read["uuid"], read["index"]) for read in document.get("inputs") or []}
     if not node.kind or node.kind in UNTOUCHED:
         return []
+    # Labels are withdrawn before and restored after their marks: without a withdrawn label there is no mark.
+    if not any(project.labels().query({"status": "withdrawn"}, limit=1)):
+        return []
     if node.kind in SOURCES or (node.kind == "DatasetDoc" and not inputs):
         withdrawn = list(project.labels().query({"status": "withdrawn"}))
         judge = Judge(project.artifacts, [(label.frame_id, label.level_id) for label in withdrawn])
