@@ -85,25 +85,33 @@ class NormalModesMaker(Maker):
             What to start from; near minima.
         model
             What computes the forces instead of the engine.
+
+        Raises
+        ------
+        NoTimeLeftError
+            If the process must end: the job goes on from its checkpoint.
         """
         from atomfoundry.datasets import unique_frames
         from atomfoundry.sampling.vibrations import displaced_structures, normal_modes
 
         calculator_of = _calculators(self.engine, self.settings, model, self.head)
         frames: list[Atoms] = []
-        for atoms in open_dataset(structures.structures).frames():
-            report_progress(f"normal modes of {atoms.get_chemical_formula()}")
-            modes = normal_modes(atoms, calculator_of(atoms), displacement=self.displacement)
-            for temperature in self.temperatures:
-                frames += displaced_structures(
-                    atoms,
-                    modes,
-                    temperature=temperature,
-                    n=self.n,
-                    seed=self.seed,
-                    quantum=self.quantum,
-                    softest=self.softest,
+        with job_checkpoints() as checkpoints:
+            for atoms in open_dataset(structures.structures).frames():
+                report_progress(f"normal modes of {atoms.get_chemical_formula()}")
+                modes = normal_modes(
+                    atoms, calculator_of(atoms), displacement=self.displacement, checkpoints=checkpoints
                 )
+                for temperature in self.temperatures:
+                    frames += displaced_structures(
+                        atoms,
+                        modes,
+                        temperature=temperature,
+                        n=self.n,
+                        seed=self.seed,
+                        quantum=self.quantum,
+                        softest=self.softest,
+                    )
         return structure_set(
             unique_frames(frames), name=self.name, lineage={"structures": structures.structures.sha256}
         )

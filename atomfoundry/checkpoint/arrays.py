@@ -60,13 +60,17 @@ class KeptArrays:
         NoTimeLeftError
             If the process must end; what is finished has been kept.
         """
+        computed = False
         for number in range(n):
             name = f"{key}/{number}"
             if name not in self.saved.arrays:
+                computed = True
                 with self._checkpoint.guard(self.what, self._collect):
                     self.saved.arrays[name] = np.asarray(compute(number))
                 self.pause(f"{key} {number + 1} of {n}", (number + 1) / n)
             yield self.saved.arrays[name]
+        if computed:
+            self._checkpoint.finish(self.saved)
 
     def pause(self, where: str, fraction: float) -> None:
         """Tell how far the computation is, save where it is time to, and stop where the process must end.

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
+from atomfoundry.checkpoint.arrays import KeptArrays
+from atomfoundry.checkpoint.dynamics import structure_identity
 from atomfoundry.datasets import clean_frame, unique_frames, with_metadata
 from atomfoundry.errors import StructureError
 from atomfoundry.sampling.distances import collides
 from atomfoundry.units import KB
+
+if TYPE_CHECKING:
+    from atomfoundry.checkpoint import Checkpoints
 
 _TRIES = 100
 
@@ -51,7 +57,9 @@ def _rigid_motions(atoms: Atoms) -> NDArray[np.float64]:
     return left[:, values > 1e-6 * values.max()].T
 
 
-def normal_modes(atoms: Atoms, calculator: Calculator, *, displacement: float = 0.01) -> NormalModes:
+def normal_modes(
+    atoms: Atoms, calculator: Calculator, *, displacement: float = 0.01, checkpoints: Checkpoints | None = None
+) -> NormalModes:
     """Return the normal modes from central differences of forces.
 
     Parameters
@@ -62,26 +70,34 @@ def normal_modes(atoms: Atoms, calculator: Calculator, *, displacement: float = 
         Any ASE calculator with forces; called 6 N times.
     displacement
         A.
+    checkpoints
+        Where the forces are kept, so that an interrupted call goes on; None: nowhere.
 
     Raises
     ------
     StructureError
         If the displacement is not positive, or a force is not finite.
+    NoTimeLeftError
+        If the process must end; the same call goes on from the checkpoint.
     """
     if not displacement > 0:
         raise StructureError(f"A displacement of {displacement} A is not possible.")
     work = clean_frame(atoms)
     work.calc = calculator
     size = 3 * len(work)
-    hessian = np.empty((size, size))
     start = work.positions.copy()
-    for row in range(size):
+
+    def row(number: int) -> NDArray[np.float64]:
         forces = []
         for sign in (1, -1):
             work.positions = start
-            work.positions[row // 3, row % 3] += sign * displacement
+            work.positions[number // 3, number % 3] += sign * displacement
             forces.append(np.array(work.get_forces()).ravel())
-        hessian[row] = (forces[1] - forces[0]) / (2 * displacement)
+        return (forces[1] - forces[0]) / (2 * displacement)
+
+    identity = {"displacement": displacement, "calculator": type(calculator).__name__, **structure_identity(work)}
+    kept = KeptArrays(checkpoints, "modes", f"normal modes of {work.get_chemical_formula()}", lambda: identity)
+    hessian = np.array(list(kept.each("row", size, row)))
     if not np.isfinite(hessian).all():
         raise StructureError(
             f"The calculator gives no finite forces for {work.get_chemical_formula()}.", remedy="Check the structure."

@@ -214,3 +214,15 @@ def test_finished_arrays_are_kept(tmp_path):
     found = list(KeptArrays(Checkpoints(tmp_path), "squares", "squares", dict).each("items", 7, square))
     assert [int(each[0]) for each in found] == [number**2 for number in range(7)]
     assert done == list(range(7))
+
+
+def test_arrays_of_one_computation_wait_while_the_job_goes_on_with_another(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    list(KeptArrays(checkpoints, "squares", "squares", dict).each("items", 3, lambda number: np.array([number])))
+    assert list(tmp_path.iterdir()) == []
+    _Request.signal = "SIGUSR2"
+    with pytest.raises(NoTimeLeftError):
+        checkpoints.open("md", {}).keep(state(1), what="md")
+    forget_stop()
+    known = KeptArrays(Checkpoints(tmp_path), "squares", "squares", dict)
+    assert len(list(known.each("items", 3, lambda number: pytest.fail("done before")))) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -15,6 +16,7 @@ from atomfoundry.checkpoint import Checkpoints, keeper
 from atomfoundry.deadline import NoTimeLeftError, _Request, forget_stop
 from atomfoundry.errors import StructureError
 from atomfoundry.sampling import md_snapshots
+from atomfoundry.sampling.vibrations import normal_modes
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,21 @@ def test_an_exploded_run_explodes_again(tmp_path):
     for _ in range(2):
         with pytest.raises(StructureError, match="exploded before step"):
             sample(EMT(), tmp_path, timestep=80.0, ensemble="nve")
+
+
+def test_normal_modes_go_on(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    whole = normal_modes(atoms, EMT())
+    counts = []
+    for at in (7, 9, -1):
+        forget_stop()
+        calculator = Acting(at, stop)
+        with contextlib.suppress(NoTimeLeftError):
+            found = normal_modes(atoms, calculator, checkpoints=Checkpoints(tmp_path))
+        counts.append(calculator.calls)
+    assert counts == [8, 10, 6], "a row of two is finished, none is done twice"
+    assert found.frequencies.tobytes() == whole.frequencies.tobytes()
+    assert found.displacements.tobytes() == whole.displacements.tobytes()
 
 
 def test_progress_tells_step_temperature_and_time(tmp_path):
