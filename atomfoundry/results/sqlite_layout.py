@@ -156,15 +156,20 @@ class Layout:
         file
             The open file.
         """
-        with file.transaction() as connection:
-            self._make_columns(connection)
-        while self.fill(file):
-            pass
-        with file.transaction() as connection:
-            self.refresh(connection)
-            self._make_indexes(connection)
-            if self.wanted_counted and not self.counted:
-                self._make_counts(connection)
+        try:
+            with file.transaction() as connection:
+                self._make_columns(connection)
+            while self.fill(file):
+                pass
+            with file.transaction() as connection:
+                self.refresh(connection)
+                self._make_indexes(connection)
+                if self.wanted_counted and not self.counted:
+                    self._make_counts(connection)
+        finally:
+            # What was seen inside of a transaction may not have come to be.
+            self._seen_schema = -1
+        self.refresh(file.connection())
 
     def _make_columns(self, connection: sqlite3.Connection) -> None:
         unique = ", ".join(f'"{field}"' for field in self.unique)
