@@ -19,6 +19,9 @@ class Indexes:
     members: tuple[str, ...] = ()
     """Fields inside lists, such as ``inputs.uuid``, and rare ones; asked for by equality."""
 
+    counted: tuple[str, ...] = ()
+    """Fields with few different values, whose combinations SQLite counts as they are written."""
+
     @property
     def fields(self) -> tuple[str, ...]:
         """All fields with one value, the unique ones first."""
@@ -46,5 +49,6 @@ LABELS = Indexes(
         ("job_uuid",),
         ("computed_at",),
     ),
+    counted=("status", "reason", "engine", "level_id"),
 )
 """Of labels."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import bson
 from jobflow import CURRENT_JOB, Job, JobStore
 from jobflow.core.reference import OnMissing
 from monty.json import jsanitize
@@ -217,18 +218,26 @@ class FoundryJobStore(JobStore):
         save
             What goes to the additional stores.
         """
-        read = with_inputs(docs)
-        is_plain = read is not docs
-        docs = with_marks(self, read)
+        docs = with_marks(self, with_inputs(docs))
         if not (save or self.save):
-            if not is_plain:
-                super().update(docs, key, save)
-            else:
-                # They are plain already; jobflow would walk through them once more.
+            if _are_plain(docs):
+                # jobflow would walk through every value of them, only to leave them as they are.
                 self.docs_store.update(docs, key=key or ["uuid", "index"])
+            else:
+                super().update(docs, key, save)
             return
         with _documents_last(self) as documents_last:
             JobStore.update(documents_last, docs, key, save)
+
+
+def _are_plain(docs: Any) -> bool:
+    """Return whether documents hold nothing but values that a database knows."""
+    try:
+        for doc in docs if isinstance(docs, list) else [docs]:
+            bson.encode(doc)
+    except (bson.errors.BSONError, TypeError, OverflowError):
+        return False
+    return True
 
 
 class _Held:

@@ -339,6 +339,7 @@ class Project:
                 unique_fields=indexes.unique,
                 index_fields=indexes.combined,
                 member_fields=indexes.members,
+                counted_fields=indexes.counted,
             )
         store.connect()
         return store

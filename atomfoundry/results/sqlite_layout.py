@@ -39,15 +39,26 @@ class Layout:
         Fields, or groups of fields, to index.
     members
         Fields inside lists. One table holds the values of all of them, with the rows that have them.
+    counted
+        Indexed fields with few different values. A small table, kept by triggers, holds how many rows have each
+        combination of them.
     """
 
     def __init__(
-        self, collection: str, unique: Sequence[str], indexes: Sequence[Sequence[str]], members: Sequence[str]
+        self,
+        collection: str,
+        unique: Sequence[str],
+        indexes: Sequence[Sequence[str]],
+        members: Sequence[str],
+        counted: Sequence[str] = (),
     ) -> None:
         self.collection = collection
         self.unique = tuple(unique)
         self.indexes = [tuple(index) for index in indexes]
         self.wanted_members = tuple(members)
+        self.wanted_counted = tuple(counted)
+        self.counted: tuple[str, ...] = ()
+        self.count_table = f'"counts:{collection}"'
         self.table = f'"docs:{collection}"'
         self.member_table = f'"members:{collection}"'
         self._note = f"INSERT OR IGNORE INTO {self.member_table} VALUES (?, ?)"
@@ -86,6 +97,8 @@ class Layout:
         self.columns = (*self.unique, *others) if rows else ()
         self._paths = [tuple(column.split(".")) for column in self.columns]
         self.members = self._read_members(connection)
+        counts = connection.execute(f"PRAGMA table_info({self.count_table})").fetchall()
+        self.counted = tuple(row[1] for row in counts if row[1] != "~n")
         self._member_paths = [tuple(field.split(".")) for field in self.members]
         described = f"{_ENCODING}|{'|'.join(sorted(self.columns))}|{'|'.join(self.members)}"
         self.version = zlib.crc32(described.encode())
@@ -108,7 +121,7 @@ class Layout:
         connection
             This thread's connection.
         """
-        if not set(self.wanted_members) <= set(self.members):
+        if not set(self.wanted_members) <= set(self.members) or (self.wanted_counted and not self.counted):
             return False
         return self._wanted_indexes() <= self._present_indexes(connection)
 
@@ -143,13 +156,20 @@ class Layout:
         file
             The open file.
         """
-        with file.transaction() as connection:
-            self._make_columns(connection)
-        while self.fill(file):
-            pass
-        with file.transaction() as connection:
-            self.refresh(connection)
-            self._make_indexes(connection)
+        try:
+            with file.transaction() as connection:
+                self._make_columns(connection)
+            while self.fill(file):
+                pass
+            with file.transaction() as connection:
+                self.refresh(connection)
+                self._make_indexes(connection)
+                if self.wanted_counted and not self.counted:
+                    self._make_counts(connection)
+        finally:
+            # What was seen inside of a transaction may not have come to be.
+            self._seen_schema = -1
+        self.refresh(file.connection())
 
     def _make_columns(self, connection: sqlite3.Connection) -> None:
         unique = ", ".join(f'"{field}"' for field in self.unique)
@@ -199,6 +219,34 @@ class Layout:
         for field in served:
             if (field,) not in self.indexes and f"{self.collection}:{field}" in present:
                 connection.execute(f'DROP INDEX "{self.collection}:{field}"')
+
+    def _make_counts(self, connection: sqlite3.Connection) -> None:
+        """Count once, and let triggers keep the counts, whoever writes."""
+        names = [f'"{field}"' for field in self.wanted_counted]
+        listed = ", ".join(names)
+        connection.execute(f'CREATE TABLE {self.count_table} ({listed}, "~n" INTEGER NOT NULL)')
+        connection.execute(f'CREATE INDEX "{self.collection}:~counts" ON {self.count_table} ({listed})')
+        connection.execute(
+            f"INSERT INTO {self.count_table} SELECT {listed}, COUNT(*) FROM {self.table} GROUP BY {listed}"
+        )
+
+        def change(row: str, by: int) -> str:
+            same = " AND ".join(f"{name} IS {row}.{name}" for name in names)
+            values = ", ".join(f"{row}.{name}" for name in names)
+            update = f'UPDATE {self.count_table} SET "~n" = "~n" + {by} WHERE {same};'
+            # The first of its kind.
+            return update + f" INSERT INTO {self.count_table} SELECT {values}, {by} WHERE changes() = 0;"
+
+        differ = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in names)
+        for event, when, action in (
+            ("INSERT", "", change("NEW", 1)),
+            ("DELETE", "", change("OLD", -1)),
+            (f"UPDATE OF {listed}", f"WHEN {differ}", f"{change('OLD', -1)} {change('NEW', 1)}"),
+        ):
+            connection.execute(
+                f'CREATE TRIGGER "{self.collection}:count {event.split()[0]}" AFTER {event} ON {self.table} {when} '
+                f"BEGIN {action} END"
+            )
 
     def fill(self, file: SQLiteFile) -> int:
         """Fill the columns of some rows that were written with another layout.

@@ -50,6 +50,8 @@ class SQLiteStore(Store):
         questions for the first and sorting by the next.
     member_fields
         Fields of the members of lists, such as ``"inputs.uuid"``, that are looked up fast by equality.
+    counted_fields
+        Indexed fields with few different values, whose combinations are counted as they are written.
     busy_timeout_s
         How long to wait for another process's write, in seconds; default from the settings.
     **kwargs
@@ -70,6 +72,7 @@ class SQLiteStore(Store):
         unique_fields: Sequence[str] = ("uuid", "index"),
         index_fields: Sequence[str | Sequence[str]] = ("name", "output.@class"),
         member_fields: Sequence[str] = (),
+        counted_fields: Sequence[str] = (),
         busy_timeout_s: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,11 +83,12 @@ class SQLiteStore(Store):
         self.unique_fields = tuple(unique_fields)
         self.index_fields = tuple(field if isinstance(field, str) else list(field) for field in index_fields)
         self.member_fields = tuple(member_fields)
+        self.counted_fields = tuple(counted_fields)
         self.busy_timeout_s = busy_timeout_s
         self.kwargs = kwargs
         self._file: SQLiteFile | None = None
         groups = [[field] if isinstance(field, str) else field for field in self.index_fields]
-        self._layout = Layout(collection_name, self.unique_fields, groups, self.member_fields)
+        self._layout = Layout(collection_name, self.unique_fields, groups, self.member_fields, self.counted_fields)
         super().__init__(key=key, **kwargs)
 
     # -- connection ------------------------------------------------------------------------------------------
@@ -210,9 +214,17 @@ class SQLiteStore(Store):
             MongoDB filter.
         """
         condition = self._condition(criteria)
+        if condition.exact and self._is_counted(condition):
+            sql = f'SELECT TOTAL("~n") FROM {self._layout.count_table}{condition.sql}'
+            return int(self._fetch(sql, condition.values)[0][0])
         if condition.exact:
             return self._fetch(f"SELECT COUNT(*) FROM {self._table}{condition.sql}", condition.values)[0][0]
         return sum(1 for _ in self._rows(criteria))
+
+    def _is_counted(self, condition: Condition, fields: Sequence[str] = ()) -> bool:
+        """Return whether the table of counts knows the answer."""
+        counted = set(self._layout.counted)
+        return bool(counted) and condition.columns | set(fields) <= counted
 
     def count_by(self, fields: Sequence[str], criteria: dict | None = None) -> dict[tuple, int]:
         """Count documents by the values of fields, as they are (lists are not opened).
@@ -234,7 +246,10 @@ class SQLiteStore(Store):
         known = set(self._layout.columns)
         if condition.exact and set(fields) <= known and not set(fields) & set(self._layout.odd(connection)):
             names = ", ".join(f'"{field}"' for field in fields)
-            sql = f"SELECT {names}, COUNT(*) FROM {self._table}{condition.sql} GROUP BY {names}"
+            number, table = "COUNT(*)", self._table
+            if self._is_counted(condition, fields):
+                number, table = 'SUM("~n")', self._layout.count_table
+            sql = f"SELECT {names}, {number} FROM {table}{condition.sql} GROUP BY {names} HAVING {number} > 0"
             rows = self._fetch(sql, condition.values)
             return {tuple(decode(value) for value in row[:-1]): row[-1] for row in rows}
         return count_values((document for _, document in self._rows(criteria)), fields)

@@ -6,6 +6,7 @@ import sys
 
 import bson
 import pytest
+from maggma.core import StoreError
 
 from atomfoundry.results import Project, SQLiteStore
 from atomfoundry.results import sqlite_layout as layout_module
@@ -164,3 +165,51 @@ def test_typical_questions_are_answered_by_indexes(tmp_path):
 )
 def test_literal_beginning_of_patterns(pattern, prefix):
     assert regex_prefix(pattern) == prefix
+
+
+def test_counts_follow_every_write(tmp_path, monkeypatch):
+    project = Project.open_or_create(tmp_path / "p")
+    plain = SQLiteStore(project.database_path, "labels", unique_fields=["frame_id", "level_id"], index_fields=())
+    plain.connect()
+    key = ["frame_id", "level_id"]
+
+    def record(i, **changes):
+        return {"frame_id": f"f{i}", "level_id": "l", "engine": "e", "status": "ok", "reason": None, **changes}
+
+    plain.update([record(i) for i in range(5)], key=key)
+    store = project.document_store("labels")
+
+    def check():
+        documents = list(store.query())
+        expected: dict = {}
+        for document in documents:
+            values = (document["status"], document["reason"])
+            expected[values] = expected.get(values, 0) + 1
+        assert store.count_by(["status", "reason"]) == expected
+        for status in ("ok", "failed", "nothing"):
+            assert store.count({"status": status}) == sum(d["status"] == status for d in documents)
+            found = store.count({"status": status, "engine": {"$ne": "e"}})
+            assert found == sum(d["status"] == status and d["engine"] != "e" for d in documents)
+        assert store.count() == len(documents)
+
+    check()
+    store.update([record(i, status="failed", reason="nan") for i in (1, 2, 9)], key=key)
+    check()
+    plain.update([record(1, engine="x"), record(10, status="failed", engine="x")], key=key)
+    check()
+    store.remove_docs({"frame_id": {"$in": ["f1", "f2"]}})
+    check()
+    with pytest.raises(StoreError):
+        store.update([record(20), {"frame_id": "f21"}], key=key)
+    check()
+    store.update(record(5, status=["odd"]), key=key)
+    assert store.count({"status": "odd"}) == 1
+    assert store.count_by(["status"])[('["odd"]',)] == 1
+    store.remove_docs({})
+    check()
+    # the counts themselves are asked, not the documents
+    monkeypatch.setattr(bson, "decode", None)
+    store._fetch(f"DELETE FROM {store._table}", [])
+    store._fetch("INSERT INTO \"counts:labels\" VALUES ('ok', NULL, 'e', 'l', 7)", [])
+    assert store.count({"status": "ok"}) == 7
+    assert store.count_by(["status", "reason"]) == {("ok", None): 7}
