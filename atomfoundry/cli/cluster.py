@@ -9,6 +9,7 @@ import typer
 
 from atomfoundry.cli.console import console, print_json
 from atomfoundry.cli.run import JsonOption, ProjectOption, find_project, flow_maker
+from atomfoundry.errors import InputError
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Run id, or its beginning [default: all].")]
 
@@ -47,6 +48,7 @@ def submit_command(
 
 
 def worker_command(
+    mode: Annotated[str | None, typer.Argument(help="FireWorks' word for one job; no effect.", hidden=True)] = None,
     project: ProjectOption = None,
     category: Annotated[
         list[str] | None, typer.Option("--category", "-c", help="Take jobs of this category only; repeatable.")
@@ -58,7 +60,7 @@ def worker_command(
     idle: Annotated[float, typer.Option(min=0, help="Seconds without work after which it leaves.")] = 20.0,
     sleep: Annotated[float, typer.Option(min=0, help="Seconds between looks at an empty queue.")] = 1.0,
     max_jobs: Annotated[int, typer.Option(min=0, help="Leave after so many jobs; 0: no limit.")] = 0,
-    fw_id: Annotated[int | None, typer.Option("--fw-id", help="Run this firework only.")] = None,
+    fw_id: Annotated[int | None, typer.Option("--fw-id", "--fw_id", help="Run this firework only.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run jobs of the LaunchPad here: FireWorks' rlaunch, made fit to lose nothing.
@@ -70,6 +72,8 @@ def worker_command(
     from atomfoundry.results.project import Project
     from atomfoundry.running.cluster.worker import WorkerOptions, visible_gpus, work, work_in_parallel
 
+    if mode not in (None, "singleshot"):
+        raise InputError(f"'{mode}' is no word of this command.", remedy="See 'atomfoundry worker --help'.")
     options = WorkerOptions(
         categories=tuple(category or ()),
         name=name,
@@ -80,7 +84,7 @@ def worker_command(
         fw_id=fw_id,
     )
     opened = Project.open(find_project(project))
-    if parallel > 1:
+    if parallel > 1 and fw_id is None:
         code = work_in_parallel(opened, parallel, options, gpus=visible_gpus(), threads=threads)
         raise typer.Exit(1 if code else 0)
     with stop_signals():
@@ -140,7 +144,6 @@ def full_run_id(project: Path, start: str | None) -> str | None:
     InputError
         If none, or several, begin so.
     """
-    from atomfoundry.errors import InputError
     from atomfoundry.running.status import status
 
     if start is None:

@@ -42,7 +42,13 @@ def migrate_command(
         if not as_json and console.is_terminal:
             console.print(f"{what}: {number}", end="\r", highlight=False)
 
-    report = migrate(source, target, database=to and to.value, connection=connection, progress=tell)
+    report = migrate(
+        source,
+        target,
+        database="mongodb" if to is Database.mongodb else "sqlite" if to else None,
+        connection=connection,
+        progress=tell,
+    )
     if as_json:
         print_json(report.as_dict())
         return

@@ -16,7 +16,7 @@ from atomfoundry.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from atomfoundry.results import Result, ResultsDB
+    from atomfoundry.results import Result
 
 
 class Kind(StrEnum):
@@ -32,6 +32,9 @@ class Kind(StrEnum):
     uncertainties = "uncertainties"
     selections = "selections"
     reports = "reports"
+    label_sets = "label_sets"
+    forgetting = "forgetting"
+    coverage = "coverage"
 
 
 def parse_where(conditions: list[str]) -> dict[str, Any]:
@@ -68,17 +71,32 @@ def results_command(
         typer.Option("--where", "-w", help="KEY=VALUE, or a Mongo-style JSON filter; repeatable."),
     ] = None,
     project: ProjectOption = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Field to sort by, '-FIELD' for the greatest first [default: oldest first].")
+    ] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="Newest first.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many [default: all].")] = 0,
     as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="One line a result, one column a value; lists left out.")
+    ] = False,
 ) -> None:
     """List models with their metrics, datasets and harvests with their counts, labels, benchmarks, alignments."""
     from atomfoundry.results import open_results
+    from atomfoundry.results.database import to_pandas
 
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other.", remedy="Give one of them.")
     database = open_results(find_project(project))
-    query = parse_where(where or [])
-    if kind is Kind.labels:
-        _labels(database, query, as_json=as_json)
+    results: list[Result] = getattr(database, kind.value)(
+        parse_where(where or []), sort=sort, newest=newest, limit=limit
+    )
+    if as_csv:
+        console.file.write(to_pandas(results).to_csv(index=False))
         return
-    results: list[Result] = getattr(database, kind.value)(_of_output(query) or None)
+    if kind is Kind.labels:
+        _labels([result.document for result in results], as_json=as_json)
+        return
     if as_json:
         print_json(
             [
@@ -111,13 +129,7 @@ def _stale(marks: list[dict[str, Any]]) -> str:
     return f"{len(marks)} withdrawn" if marks else ""
 
 
-def _of_output(query: dict[str, Any]) -> dict[str, Any]:
-    top = ("uuid", "index", "name", "completed_at", "output", "$", "metadata", "hosts")
-    return {key if key.startswith(top) else f"output.{key}": value for key, value in query.items()}
-
-
-def _labels(database: ResultsDB, query: dict[str, Any], *, as_json: bool) -> None:
-    labels = [result.document for result in database.labels(query or None)]
+def _labels(labels: list[Any], *, as_json: bool) -> None:
     if as_json:
         print_json([label.model_dump(mode="json") for label in labels])
         return
@@ -195,6 +207,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _forces(metrics: Any) -> str | None:
+    return None if metrics is None or metrics.forces_mae is None else f"{metrics.forces_mae * 1000:.1f}"
+
+
 def _alignment_rows(doc: Any) -> list[list[Any]]:
     def rmse(key: str) -> str | None:
         return f"{doc.metrics[key].rmse * 1000:.2f}" if key in doc.metrics else None
@@ -259,6 +275,26 @@ _TABLES: dict[Kind, tuple[list[str], Callable[[Any], list[list[Any]]]]] = {
             ]
         ],
     ),
+    Kind.label_sets: (
+        ["labels", "engine", "level", "labelled", "reused", "failed"],
+        lambda doc: [
+            [
+                doc.name,
+                doc.engine,
+                doc.level.label,
+                f"{doc.n_labelled}/{doc.n_requested}",
+                doc.n_reused,
+                ", ".join(f"{n} {reason}" for reason, n in doc.reasons.items()),
+            ]
+        ],
+    ),
+    Kind.forgetting: (
+        ["task", "replay frames", *(f"F MAE {way} (meV/A)" for way in ("pretrained", "naive", "replay"))],
+        lambda doc: [
+            [doc.task, doc.n_replay, *(_forces(doc.task_metrics.get(way)) for way in ("pretrained", "naive", "replay"))]
+        ],
+    ),
+    Kind.coverage: (["coverage", "frames", "gaps"], lambda doc: [[doc.name, doc.n_frames, "; ".join(doc.gaps)]]),
     Kind.reports: (["title", "sha256"], lambda doc: [[doc.title, doc.html.sha256[:12]]]),
 }
 

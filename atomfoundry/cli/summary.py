@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def summarise(project: Path, result: RunResult) -> dict[str, Any]:
     """Collect counts, failures, targets and the report of a run."""
+    from atomfoundry.documents import LabelDoc
     from atomfoundry.results import Project, open_results
 
     database = open_results(project)
@@ -28,8 +29,8 @@ def summarise(project: Path, result: RunResult) -> dict[str, Any]:
         "wall_time_s": result.wall_time_s,
         "failures": [{"name": f.name, "message": f.message, "folder": str(f.folder)} for f in result.failures],
         "labels": {
-            "ok": len(database.labels({"status": "ok"})),
-            "failed": len(database.labels({"status": "failed"})),
+            "ok": database.count(LabelDoc, {"status": "ok"}),
+            "failed": database.count(LabelDoc, {"status": "failed"}),
         },
     }
     reports = database.reports()

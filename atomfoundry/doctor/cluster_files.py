@@ -180,8 +180,7 @@ def offline(world: World) -> Iterator[Finding]:
     bad = [
         problem(
             f"{path} starts workers in FireWorks' offline mode ({found.group().strip()}): with monty 2026.2.18 and "
-            "newer it "
-            "loses every result.",
+            "newer it loses every result.",
             f"Remove '{found.group().strip()}' from rocket_launch in {path}; workers need a way to the database.",
             path=str(path),
         )

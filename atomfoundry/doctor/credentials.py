@@ -147,8 +147,7 @@ def credentials(world: World) -> Iterator[Finding]:
                 problem(
                     f"{path} holds a credential; only {', '.join(ALLOWED)} may.",
                     f"Remove it from {path}, write it into {world.cluster / LAUNCHPAD_FILE} (mode 0600), and change "
-                    "the "
-                    "password.",
+                    "the password.",
                     path=str(path),
                 )
             )

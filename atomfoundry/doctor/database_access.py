@@ -67,7 +67,7 @@ def make_client(path: Path, *, login: bool = True) -> MongoClient:
     }
     changes: dict[str, Any] = {"mongoclient_kwargs": kwargs}
     if not login:
-        changes |= {"username": None, "password": None, "authsource": None}
+        changes |= dict.fromkeys(("username", "password", "authsource"))
     return connection.model_copy(update=changes).client()
 
 

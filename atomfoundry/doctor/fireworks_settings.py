@@ -81,8 +81,7 @@ def fw_config(world: World) -> Iterator[Finding]:
         bad.append(
             warning(
                 f"{path} is missing: rlaunch and lpad have FireWorks' defaults, wait {DEFAULT_SLEEP_S} s between jobs "
-                "and "
-                f"notice a dead worker after {DEFAULT_EXPIRATION_S // 3600} h.",
+                f"and notice a dead worker after {DEFAULT_EXPIRATION_S // 3600} h.",
                 f"atomfoundry init cluster {world.folder}, or write 'PING_TIME_SECS: 60', 'RUN_EXPIRATION_SECS: 900' "
                 f"and 'RAPIDFIRE_SLEEP_SECS: 1' into {path}.",
             )
@@ -144,8 +143,7 @@ def _times(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
     if lost < 2 * ping:
         yield problem(
             f"{path}: a running job is heard of every {ping:g} s, and is taken for lost after {lost:g} s of silence: "
-            "healthy "
-            "jobs will be run twice.",
+            "healthy jobs will be run twice.",
             f"Write 'RUN_EXPIRATION_SECS: {4 * ping:g}' in {path} (FireWorks does not derive it from PING_TIME_SECS).",
             PING_TIME_SECS=ping,
             RUN_EXPIRATION_SECS=lost,

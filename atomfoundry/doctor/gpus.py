@@ -107,8 +107,7 @@ def _visible(gpus: list[Gpu], names: str, details: dict) -> Iterator[Finding]:
     if unknown:
         yield problem(
             f"CUDA_VISIBLE_DEVICES={chosen}: there is no GPU {', '.join(unknown)} (there are {names}); CUDA ignores "
-            "all "
-            "that follow.",
+            "all that follow.",
             f"export CUDA_VISIBLE_DEVICES={gpus[0].index}",
             **details,
         )

@@ -114,8 +114,7 @@ def _untaken(
     named = f" --name {name}" if name else ""
     cure = (
         f"atomfoundry worker --project {world.folder} --category {wanted}{named}, or a queue adapter and FWorker for "
-        "it in "
-        f"{world.cluster}, or another profile in {world.cluster / 'profiles.yaml'}."
+        f"it in {world.cluster}, or another profile in {world.cluster / 'profiles.yaml'}."
     )
     message = f"{count}; no worker takes them (categories of known workers: {known})."
     make = problem if ready else warning
@@ -162,8 +161,7 @@ def spec_credentials(world: World) -> Iterator[Finding]:
     if found:
         yield problem(
             f"{len(found)} of {looked} jobs looked at have a credential in their spec, job {found[0]['fw_id']} at "
-            f"{found[0]['key']}: "
-            "whoever reads the database has it.",
+            f"{found[0]['key']}: whoever reads the database has it.",
             "Change the password; submit flows with 'atomfoundry submit', or flow_to_workflow(flow, store=None); then "
             f"lpad -l {world.cluster / LAUNCHPAD_FILE} delete_wflows -i {found[0]['fw_id']}",
             jobs=found[:20],

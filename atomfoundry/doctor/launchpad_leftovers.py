@@ -56,8 +56,7 @@ def heartbeats(world: World) -> Iterator[Finding]:
         worst = max(silent, key=lambda each: each["silent_s"])
         yield warning(
             f"{len(silent)} of {running} running jobs were not heard of for too long, job "
-            f"{worst['fw_id']} on "
-            f"{worst['host']} for {span(worst['silent_s'])}: their workers are dead.",
+            f"{worst['fw_id']} on {worst['host']} for {span(worst['silent_s'])}: their workers are dead.",
             _sweep(world),
             jobs=silent[:50],
         )
@@ -80,8 +79,7 @@ def reservations(world: World) -> Iterator[Finding]:
     if lost:
         yield warning(
             f"{len(lost)} jobs are reserved without a launch, job {lost[0]['fw_id']} since {span(lost[0]['since_s'])}: "
-            "a worker was "
-            "killed between claim and launch, and FireWorks never sees it.",
+            "a worker was killed between claim and launch, and FireWorks never sees it.",
             _sweep(world),
             jobs=lost[:50],
         )
@@ -106,8 +104,7 @@ def locks(world: World) -> Iterator[Finding]:
     if stuck:
         yield warning(
             f"{len(stuck)} workflows are locked, that of job {stuck[0]} for one: a worker was killed while it wrote, "
-            "and no job of "
-            "theirs goes on.",
+            "and no job of theirs goes on.",
             _sweep(world),
             fw_ids=stuck[:50],
         )

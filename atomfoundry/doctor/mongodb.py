@@ -61,8 +61,7 @@ def mongodb(world: World) -> Iterator[Finding]:
     if latency > SLOW_MS:
         yield warning(
             f"MongoDB on {where} answers in {latency:.0f} ms: each job spends {COMMANDS_A_JOB * latency / 1000:.1f} s "
-            "waiting for "
-            "it.",
+            "waiting for it.",
             "Put the database nearer to the workers, or more work into one job (LabelMaker's batch_size).",
             **details,
         )
@@ -136,16 +135,16 @@ def mongodb_authentication(world: World) -> Iterator[Finding]:
         else:
             yield skipped(f"Whether {where} asks for a password could not be tried: {type(error).__name__}")
         return
+    user = content.get("username") or "atomfoundry"
+    role = f"{{role: 'readWrite', db: '{world.database.name}'}}"
     cure = (
-        "mongosh: "
-        "db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: 'readWrite', db: "
-        f"'{world.database.name}'}}]}}); then 'security: {{authorization: enabled}}' in mongod.conf, and restart it."
+        f"mongosh: db.getSiblingDB('admin').createUser({{user: '{user}', pwd: passwordPrompt(), roles: [{role}]}}); "
+        "then 'security: {authorization: enabled}' in mongod.conf, and restart it."
     )
     if is_local(content):
         yield warning(
             f"MongoDB on {where} asks for no password: everybody with an account on this machine can make your workers "
-            "run "
-            "their code.",
+            "run their code.",
             cure,
         )
     else:

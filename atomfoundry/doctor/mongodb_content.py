@@ -103,8 +103,7 @@ def mongodb_ids(world: World) -> Iterator[Finding]:
     elif counters[0].get("next_fw_id", 0) <= top or counters[0].get("next_launch_id", 0) <= top_launch:
         yield problem(
             f"The counter of ids of '{name}' is behind: next job {counters[0].get('next_fw_id')}, largest there {top}; "
-            "next launch "
-            f"{counters[0].get('next_launch_id')}, largest there {top_launch}.",
+            f"next launch {counters[0].get('next_launch_id')}, largest there {top_launch}.",
             f"When nothing runs, mongosh {name}: db.fw_id_assigner.updateOne({{}}, {{$set: {right}}})",
             **details,
         )

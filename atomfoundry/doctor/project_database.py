@@ -129,8 +129,7 @@ def running_jobs(world: World) -> Iterator[Finding]:
     if lost:
         yield warning(
             f"{len(lost)} jobs are marked running, but their workers are dead, '{lost[0]['name']}' for one: the run "
-            "was "
-            "killed.",
+            "was killed.",
             f"atomfoundry retry --project {world.folder} (or the same 'atomfoundry run' again)",
             jobs=lost[:50],
             states=counts,

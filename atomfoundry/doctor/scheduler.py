@@ -195,8 +195,7 @@ def _compare(where: str, wanted: dict[str, Any], known: dict[str, Partition]) ->
         if time is not None and limit is not None and time > limit:
             yield problem(
                 f"{where} asks for {time / 3600:g} h, but partition '{queue}' grants {limit / 3600:g} h: its jobs wait "
-                "for "
-                "ever.",
+                "for ever.",
                 f"Write 'wall_time: {int(limit)}' (in a queue adapter: walltime) for {where}.",
                 asked=time,
                 granted=limit,

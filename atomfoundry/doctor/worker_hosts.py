@@ -31,8 +31,7 @@ def _judge(skews: dict[str, list[float]], against: str) -> Iterator[Finding]:
     for host, skew in sorted(bad.items()):
         yield warning(
             f"The clock of {host} is {span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} {against}: heartbeats "
-            "and what "
-            "is stale cannot be judged.",
+            "and what is stale cannot be judged.",
             _cure(host),
             host=host,
             skew=round(skew, 1),
@@ -110,8 +109,7 @@ def shared_folder(world: World) -> Iterator[Finding]:
             bad.append(
                 problem(
                     f"Job {launch['fw_id']} runs on {host} since {span(begun)}, but its folder {folder} is not here: "
-                    f"{host} sees "
-                    "another folder under this path.",
+                    f"{host} sees another folder under this path.",
                     f"ssh {host} ls -ld {world.folder}; put the project on a file system that all machines mount "
                     "alike.",
                     host=host,

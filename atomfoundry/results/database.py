@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from atomfoundry.documents import (
     SCHEMA_VERSION,
     AlignmentDoc,
     BenchmarkDoc,
+    CoverageDoc,
     DatasetDoc,
     ForgettingDoc,
     FoundryDocument,
@@ -26,7 +27,8 @@ from atomfoundry.documents import (
     StructureSetDoc,
     UncertaintyDoc,
 )
-from atomfoundry.errors import ProjectError
+from atomfoundry.errors import InputError, ProjectError
+from atomfoundry.results.mongo_filter import check_filter
 from atomfoundry.results.project import Project
 
 if TYPE_CHECKING:
@@ -109,27 +111,60 @@ def parse(output: Any, where: str) -> Any:
         ) from error
 
 
-def _on_output(where: dict | None) -> dict:
-    """Let a filter's keys mean fields of the document; ``job.X`` means the job's own field X."""
+JOB_FIELDS = ("uuid", "index", "completed_at", "hosts", "metadata", "inputs", "stale", "output")
+"""Fields of the stored job that no document has: in a filter they mean the job's own."""
+
+
+def on_output(field: str) -> str:
+    """Return where a document's field is stored; ``job.X`` means the job's own field X.
+
+    Parameters
+    ----------
+    field
+        Dotted path, such as ``"n_parameters"``, ``"job.name"`` or ``"completed_at"``.
+    """
+    if field.startswith("job."):
+        return field.removeprefix("job.")
+    return field if field.split(".")[0] in JOB_FIELDS else f"output.{field}"
+
+
+def _filter_on_output(where: dict) -> dict:
     translated: dict = {}
-    for key, value in (where or {}).items():
+    for key, value in where.items():
         if key.startswith("$"):
-            parts = value if isinstance(value, list) else [value]
-            translated[key] = [_on_output(part) for part in parts]
-        elif key.startswith("job."):
-            translated[key.removeprefix("job.")] = value
-        elif key == "output" or key.startswith("output."):
-            translated[key] = value
+            translated[key] = [_filter_on_output(part) for part in value]
         else:
-            translated[f"output.{key}"] = value
+            translated[on_output(key)] = value
     return translated
+
+
+class Choice(TypedDict, total=False):
+    """Which of the documents that a filter accepts are returned, and in what order."""
+
+    sort: str | None
+    """Field to sort by, with '-' in front for the greatest first; default: time, oldest first."""
+    newest: bool
+    """Newest first."""
+    limit: int
+    """At most so many; 0 is no limit."""
+
+
+def _order(choice: Choice, time: str, place: Callable[[str], str]) -> dict[str, int]:
+    sort = choice.get("sort")
+    if sort and choice.get("newest"):
+        raise InputError(f"'newest' and sort={sort!r} say different orders.", remedy="Give one of them.")
+    if not sort:
+        return {time: -1 if choice.get("newest") else 1}
+    return {place(sort.removeprefix("-")): -1 if sort.startswith("-") else 1}
 
 
 class ResultsDB:
     """Questions to a results database, embedded or MongoDB.
 
     Filters are MongoDB's, on the document's fields: ``{"n_parameters": {"$lt": 1e5}}``. A key ``job.name`` or
-    ``job.metadata.stage`` means the job instead.
+    ``job.metadata.stage`` means the job instead; ``uuid``, ``completed_at``, ``metadata`` and the like, which no
+    document has, mean the job without that. Answers are the same on every kind of database. Each question takes
+    ``sort``, ``newest`` and ``limit``, see ``Choice``.
 
     Parameters
     ----------
@@ -148,7 +183,7 @@ class ResultsDB:
         """Close the connections."""
         self.store.close()
 
-    def find(self, kind: type[D], where: dict | None = None, *, limit: int = 0) -> list[Result[D]]:
+    def find(self, kind: type[D], where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[D]]:
         """Find documents of one class, oldest first.
 
         Parameters
@@ -157,149 +192,188 @@ class ResultsDB:
             A document class, such as ``ModelDoc``.
         where
             Filter.
-        limit
-            At most so many; 0 is no limit.
+        **choice
+            ``sort``, ``newest``, ``limit``.
 
         Raises
         ------
+        InputError
+            If the filter has an unknown operator.
         ProjectError
             If a document found is of a newer schema.
         """
-        criteria: dict = {"output.@class": kind.__name__}
-        if where:
-            criteria = {"$and": [criteria, _on_output(where)]}
+        order = _order(choice, "completed_at", on_output)
+        found = self.store.query(_of_kind(kind, where), sort=order, limit=choice.get("limit", 0), load=True)
         return [
             Result(
-                uuid=found["uuid"],
-                index=found["index"],
-                name=found.get("name") or "",
-                completed_at=found.get("completed_at") or "",
-                document=parse(found["output"], f"job {found['uuid']}"),
-                stale=found.get("stale") or [],
+                uuid=job["uuid"],
+                index=job["index"],
+                name=job.get("name") or "",
+                completed_at=job.get("completed_at") or "",
+                document=parse(job["output"], f"job {job['uuid']}"),
+                stale=job.get("stale") or [],
             )
-            for found in self.store.query(criteria, sort={"completed_at": 1}, limit=limit, load=True)
+            for job in found
         ]
 
-    def structures(self, where: dict | None = None) -> list[Result[StructureSetDoc]]:
+    def count(self, kind: type[FoundryDocument], where: dict | None = None) -> int:
+        """Count documents of one class without reading them.
+
+        Parameters
+        ----------
+        kind
+            A document class; ``LabelDoc`` for single labels.
+        where
+            Filter.
+
+        Raises
+        ------
+        InputError
+            If the filter has an unknown operator.
+        """
+        if kind is LabelDoc:
+            check_filter(where or {})
+            return 0 if self._labels is None else self._labels.count(where)
+        return self.store.count(_of_kind(kind, where))
+
+    def structures(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[StructureSetDoc]]:
         """Find structure sets.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(StructureSetDoc, where)
+        return self.find(StructureSetDoc, where, **choice)
 
-    def label_sets(self, where: dict | None = None) -> list[Result[LabelSetDoc]]:
+    def label_sets(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[LabelSetDoc]]:
         """Find sets of labels.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(LabelSetDoc, where)
+        return self.find(LabelSetDoc, where, **choice)
 
-    def harvests(self, where: dict | None = None) -> list[Result[HarvestDoc]]:
+    def harvests(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[HarvestDoc]]:
         """Find what finished calculations gave.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(HarvestDoc, where)
+        return self.find(HarvestDoc, where, **choice)
 
-    def datasets(self, where: dict | None = None) -> list[Result[DatasetDoc]]:
+    def datasets(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[DatasetDoc]]:
         """Find datasets.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(DatasetDoc, where)
+        return self.find(DatasetDoc, where, **choice)
 
-    def alignments(self, where: dict | None = None) -> list[Result[AlignmentDoc]]:
+    def alignments(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[AlignmentDoc]]:
         """Find Total Energy Alignments.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(AlignmentDoc, where)
+        return self.find(AlignmentDoc, where, **choice)
 
-    def models(self, where: dict | None = None) -> list[Result[ModelDoc]]:
+    def models(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[ModelDoc]]:
         """Find models.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(ModelDoc, where)
+        return self.find(ModelDoc, where, **choice)
 
-    def forgetting(self, where: dict | None = None) -> list[Result[ForgettingDoc]]:
+    def forgetting(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[ForgettingDoc]]:
         """Find comparisons of naive and replay fine-tuning.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(ForgettingDoc, where)
+        return self.find(ForgettingDoc, where, **choice)
 
-    def uncertainties(self, where: dict | None = None) -> list[Result[UncertaintyDoc]]:
+    def uncertainties(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[UncertaintyDoc]]:
         """Find uncertainties.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(UncertaintyDoc, where)
+        return self.find(UncertaintyDoc, where, **choice)
 
-    def selections(self, where: dict | None = None) -> list[Result[SelectionDoc]]:
+    def selections(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[SelectionDoc]]:
         """Find what active learning selected.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(SelectionDoc, where)
+        return self.find(SelectionDoc, where, **choice)
 
-    def benchmarks(self, where: dict | None = None) -> list[Result[BenchmarkDoc]]:
+    def benchmarks(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[BenchmarkDoc]]:
         """Find benchmarks.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(BenchmarkDoc, where)
+        return self.find(BenchmarkDoc, where, **choice)
 
-    def reports(self, where: dict | None = None) -> list[Result[ReportDoc]]:
+    def coverage(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[CoverageDoc]]:
+        """Find what datasets cover.
+
+        Parameters
+        ----------
+        where, **choice
+            As in ``find``.
+        """
+        return self.find(CoverageDoc, where, **choice)
+
+    def reports(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[ReportDoc]]:
         """Find reports.
 
         Parameters
         ----------
-        where
-            Filter.
+        where, **choice
+            As in ``find``.
         """
-        return self.find(ReportDoc, where)
+        return self.find(ReportDoc, where, **choice)
 
-    def labels(self, where: dict | None = None, *, limit: int = 0) -> list[Result[LabelDoc]]:
+    def labels(self, where: dict | None = None, **choice: Unpack[Choice]) -> list[Result[LabelDoc]]:
         """Find single labels, failed ones included.
 
         Parameters
         ----------
         where
             Filter on the fields of ``LabelDoc``.
-        limit
-            At most so many; 0 is no limit.
+        **choice
+            As in ``find``; ``newest`` and the order mean ``computed_at``.
+
+        Raises
+        ------
+        InputError
+            If the filter has an unknown operator.
         """
+        check_filter(where or {})
+        # Without a wish the order of the database, which is free.
+        order = _order(choice, "computed_at", str) if choice.get("sort") or choice.get("newest") else None
         if self._labels is None:
             return []
         return [
@@ -310,8 +384,27 @@ class ResultsDB:
                 completed_at=label.computed_at,
                 document=label,
             )
-            for label in self._labels.query(where, limit=limit)
+            for label in self._labels.query(where, sort=order, limit=choice.get("limit", 0))
         ]
+
+    def count_labels(self, *fields: str, where: dict | None = None) -> dict[tuple, int]:
+        """Count labels by the values of fields, such as ``count_labels("status", "reason")``.
+
+        Parameters
+        ----------
+        *fields
+            Fields of ``LabelDoc``.
+        where
+            Filter on them.
+
+        Returns
+        -------
+        dict[tuple, int]
+            Values -> number of labels, the most frequent first.
+        """
+        check_filter(where or {})
+        found = {} if self._labels is None else self._labels.count_by(*fields, where=where)
+        return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
     def find_uuid(self, start: str) -> str:
         """Complete the beginning of a uuid.
@@ -372,8 +465,18 @@ class ResultsDB:
         )
 
 
+def _of_kind(kind: type[FoundryDocument], where: dict | None) -> dict:
+    criteria: dict = {"output.@class": kind.__name__}
+    if not where:
+        return criteria
+    check_filter(where)
+    return {"$and": [criteria, _filter_on_output(where)]}
+
+
 def to_pandas(results: Iterable[Result]) -> pandas.DataFrame:
     """Put results into a table: one row a document, one column a single value (nested ones as ``a.b``).
+
+    Lists, such as forces or the points of a curve, have no column; ``stale`` counts withdrawn labels.
 
     Parameters
     ----------
@@ -389,10 +492,11 @@ def to_pandas(results: Iterable[Result]) -> pandas.DataFrame:
             "index": result.index,
             "job": result.name,
             "completed_at": result.completed_at,
+            "stale": len(result.stale),
         }
         row.update(_leaves(result.document.model_dump(mode="json")))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["uuid", "index", "job", "completed_at", "stale"])
 
 
 def _leaves(content: dict, prefix: str = "") -> dict[str, Any]:
@@ -416,9 +520,11 @@ def open_results(source: str | Path | Project | JobStore) -> ResultsDB:
     Raises
     ------
     ProjectError
-        If the folder is no project.
+        If the folder is no project, or its MongoDB does not answer.
     """
     if not isinstance(source, str | Path | Project):
         return ResultsDB(source)
     project = source if isinstance(source, Project) else Project.open(source)
+    if project.database == "mongodb":
+        project.mongodb().check()
     return ResultsDB(project.job_store(), project.labels())

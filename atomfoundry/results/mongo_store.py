@@ -212,13 +212,13 @@ class FoundryMongoStore(MongoStore):
         dict[tuple, int]
             Values -> number of documents; None for a field that is absent.
         """
-        group: dict[str, Any] = {"_id": {str(i): f"${field}" for i, field in enumerate(fields)}, "n": {"$sum": 1}}
+        group: dict[str, Any] = {"_id": {f"k{i}": f"${field}" for i, field in enumerate(fields)}, "n": {"$sum": 1}}
         pipeline = [{"$match": criteria or {}}, {"$group": group}]
         rows = self._patiently(lambda: list(self._collection.aggregate(pipeline, allowDiskUse=True)))
         found: dict[tuple, int] = {}
         for row in rows:
             # An absent field and one that is None are groups of their own.
-            key = tuple(plain_key(row["_id"].get(str(i))) for i in range(len(fields)))
+            key = tuple(plain_key(row["_id"].get(f"k{i}")) for i in range(len(fields)))
             found[key] = found.get(key, 0) + row["n"]
         return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atomfoundry.errors import StorageError
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def storage_trouble(error: BaseException) -> StorageError | None:
@@ -30,7 +30,7 @@ def storage_trouble(error: BaseException) -> StorageError | None:
             where = f" (at {cause.filename})" if cause.filename else ""
             return StorageError(
                 f"{cause.strerror}{where}.",
-                remedy="Make space, or mend the disk, then run again: what was finished is kept.",
+                remedy="Make space, then run again: what was finished is kept.",
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -148,7 +148,8 @@ def qadapter_file(
     if answers.scheduler == "pbs":
         content["_fw_template_file"] = str(layout.pbs_template)
     # exec: the batch process becomes the worker, so that the queue's signal reaches it
-    content["rocket_launch"] = f"exec {worker_command(layout, answers, profile)}"
+    # 'singleshot' is what FireWorks looks for where it reserves a job, whose '--fw_id' it puts behind
+    content["rocket_launch"] = f"exec {worker_command(layout, answers, profile)} singleshot"
     content |= profile.queue_parameters(answers.scheduler, environment=environment)
     comment = "Made from profiles.yaml: change that, then 'atomfoundry init cluster --force'."
     return ClusterFile(yaml_text(content, comment))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atomfoundry.errors import ConfigurationError, InputError, ProjectError
+from atomfoundry.errors import ConfigurationError, InputError
 from atomfoundry.results.project import PROJECT_FILE, Project
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.fireworks_files import (
@@ -214,7 +211,7 @@ def init_cluster(
         _refuse_lost(layout, before, chosen)
     _check_python(chosen.python)
     secret = find_password(layout, chosen, given=password, generate=generate_password, ask=ask_password, force=force)
-    project = _open_or_create(layout.project_path, chosen.results)
+    project = Project.open_or_create(layout.project_path, chosen.results)
     mock = os.environ.get(MOCK_VARIABLE)
     files = write_cluster(
         project.path,
@@ -288,28 +285,6 @@ def _check_python(python: Path) -> None:
         raise InputError(
             f"{python} is no Python interpreter.", remedy="Give that of the environment with Atomfoundry (--python)."
         )
-
-
-def _open_or_create(folder: Path, kind: str) -> Project:
-    opened: Any = Project.open_or_create
-    if "database" in inspect.signature(opened).parameters:
-        return opened(folder, database=kind)
-    existing = _kind(folder)
-    if existing is not None and existing != kind:
-        raise ProjectError(
-            f"{folder} keeps its results in {existing}, not in {kind}.",
-            remedy=f"Give --results {existing}, or another folder.",
-        )
-    project = Project.open_or_create(folder)
-    record = project.metadata
-    if "database" not in record:
-        descriptor, name = tempfile.mkstemp(prefix=f".{PROJECT_FILE}-", dir=folder)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps({**record, "database": kind}, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(folder / PROJECT_FILE)
-    return project
 
 
 def _notes(layout: ClusterLayout, answers: ClusterAnswers, files: list[WrittenFile], secret: Password) -> list[str]:

@@ -185,7 +185,10 @@ def test_a_server_open_to_everybody(one, cluster, server) -> None:
     found = one("mongodb-authentication", cluster.parent)
     assert found.status == "problem"
     assert "whoever reaches it can make the workers run their code" in found.message
-    assert "authorization: enabled" in found.cure
+    assert found.cure == (
+        "mongosh: db.getSiblingDB('admin').createUser({user: 'foundry', pwd: passwordPrompt(), roles: [{role: "
+        "'readWrite', db: 'foundry'}]}); then 'security: {authorization: enabled}' in mongod.conf, and restart it."
+    )
     arguments = server.connections[-1].launchpad_arguments()
     assert arguments["username"] is None
     assert arguments["password"] is None

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 from datetime import datetime
 
 import pytest
 from bson import ObjectId
+from typer.testing import CliRunner
 
+from atomfoundry.cli.main import app
 from atomfoundry.documents import LabelDoc, StructureSetDoc
 from atomfoundry.errors import ArtifactError, ProjectError
 from atomfoundry.results import FoundryMongoStore, MongoConnection, Project, SQLiteStore, open_results
@@ -160,3 +163,15 @@ def test_altered_artifacts_are_found(tmp_path, source, connection):
     stored.write_text("{1}")
     with pytest.raises(ArtifactError, match=r"a\.json was altered"):
         migrate(source, tmp_path / "t", connection=connection)
+
+
+def test_command_line(tmp_path, source, connection):
+    file = connection.save(tmp_path / "my_launchpad.yaml")
+    arguments = ["migrate", str(source.path), str(tmp_path / "t"), "--launchpad", str(file)]
+    result = CliRunner().invoke(app, [*arguments, "--to", "mongodb", "--json"], catch_exceptions=False)
+    report = json.loads(result.output)
+    assert (report["target_database"], report["artifacts"]) == ("mongodb", 2)
+    assert report["collections"]["labels"]["count"] == 25
+    text = CliRunner().invoke(app, arguments, catch_exceptions=False).output
+    assert report["collections"]["outputs"]["sha256"] in text.replace("\n", "")
+    assert "2 artifacts" in text

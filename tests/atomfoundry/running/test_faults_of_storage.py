@@ -17,6 +17,7 @@ from jobflow import Flow
 from atomfoundry.errors import StorageError
 from atomfoundry.results import Project
 from atomfoundry.running import run
+from atomfoundry.running.execution import HoldingStore
 from atomfoundry.running.queue import Queue
 from atomfoundry.settings import settings
 
@@ -46,6 +47,7 @@ class Holder:
             self.process.kill()
             self.process.wait()
             self.process.stdout.close()
+            self.process = None
 
 
 @pytest.fixture
@@ -126,6 +128,17 @@ def test_a_lock_for_too_long_stops_the_run_and_the_next_one_goes_on(
     assert (again.completed, again.failed, again.left, again.total) == (8, 1, 0, 9)
     assert set(documents(project).values()) == {1}
     assert [failure.message for failure in again.failures] == ["ValueError: on purpose"]
+
+
+def test_what_a_job_says_of_itself_cannot_end_it(jobs, project, holder, monkeypatch, patience):
+    patience(0.2)
+    held = []
+    at_first_call(monkeypatch, Queue, "set_message", lambda: held.append(holder.hold(60)))
+    at_first_call(monkeypatch, HoldingStore, "flush", holder.release)
+    result = run(jobs.talk(0.0), project=project, workers=0, progress=False)
+    assert result.ok
+    assert len(held) == 1
+    assert set(documents(project).values()) == {1}
 
 
 @pytest.mark.slow

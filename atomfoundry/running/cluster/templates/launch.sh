@@ -1,6 +1,7 @@
 #!/bin/bash -l
 # Sends workers of one profile to the queue while jobs of it wait:
-#   launch.sh PROFILE [options of 'qlaunch rapidfire', e.g. --nlaunches infinite --sleep 30]
+#   launch.sh PROFILE [--reserve] [options of 'qlaunch rapidfire', e.g. --nlaunches infinite --sleep 30]
+# With --reserve each allocation is made for one job, with the resources that profiles.yaml gives to its name.
 # Only one launcher of a profile runs at a time; a second one leaves at once.
 
 cluster=<< layout.folder | sh >>
@@ -12,11 +13,16 @@ case $profile in
     << worker.profile.name >>) max_queued=<< worker.profile.max_queued >> ;;
 <% endfor %>
     *)
-        echo "usage: $0 <% for worker in workers %><< worker.profile.name >><% if not loop.last %>|<% endif %><% endfor %> [options of qlaunch rapidfire]" >&2
+        echo "usage: $0 <% for worker in workers %><< worker.profile.name >><% if not loop.last %>|<% endif %><% endfor %> [--reserve] [options of qlaunch rapidfire]" >&2
         exit 2
         ;;
 esac
 shift
+reserve=()
+if [ "${1:-}" = --reserve ]; then
+    reserve=(-r)
+    shift
+fi
 
 cd "$cluster" || exit 1
 mkdir -p "launches/$profile" logs || exit 1
@@ -27,6 +33,6 @@ export SQUEUE_NAMES="foundry-$profile"
 <% endif %>
 
 exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
-    "$python" -m fireworks.scripts.qlaunch_run \
+    "$python" -m fireworks.scripts.qlaunch_run "${reserve[@]}" \
     -l my_launchpad.yaml -w "my_fworker_$profile.yaml" -q "my_qadapter_$profile.yaml" \
     --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" --sleep 30 "$@"

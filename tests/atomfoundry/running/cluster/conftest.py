@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,40 +32,40 @@ def launchpad(monkeypatch):
 
 
 @pytest.fixture
-def mongod(monkeypatch):
-    """A database that several processes share, as a LaunchPad."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    import mock_mongod
+def database(monkeypatch):
+    """A MongoDB server that several processes share."""
+    monkeypatch.delenv("MONGOMOCK_SERVERSTORE_FILE", raising=False)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "cluster"))
+    from mongo_server import MongoServer
 
-    # the path of a socket has to be short
-    with tempfile.TemporaryDirectory(prefix="mongod-") as short:
-        process = mock_mongod.start(Path(short))
-        monkeypatch.setenv(mock_mongod.VARIABLE, f"{short}/mongod.socket")
-        mock_mongod.use_here(monkeypatch)
-        try:
-            yield mock_mongod
-        finally:
-            process.kill()
-            process.wait()
+    with MongoServer() as server:
+        yield server
 
 
 @pytest.fixture
-def shared_launchpad(mongod):
-    from atomfoundry.running.cluster.launchpad import FoundryLaunchPad
+def shared_launchpad(database, project):
+    """The LaunchPad of the project, on that server."""
+    import fireworks.core.launchpad
+    import pymongo
 
-    return FoundryLaunchPad(name="fireworks", strm_lvl="WARNING")
+    assert fireworks.core.launchpad.MongoClient is pymongo.MongoClient
+    from atomfoundry.results import MongoConnection
+    from atomfoundry.running.cluster.launchpad import open_launchpad
+
+    MongoConnection(host="127.0.0.1", port=database.port, name="tests").save(project.launchpad_path)
+    return open_launchpad(project)
 
 
 @pytest.fixture
-def start_worker(mongod, project, monkeypatch):
+def start_worker(project):
     """Start workers in processes of their own."""
+    here = str(Path(__file__).parents[1])
     started = []
 
     def start(*arguments):
-        environment = {**os.environ, "MONGOMOCK_SERVERSTORE_FILE": str(project.path / "unused.json")}
-        script = Path(__file__).with_name("worker_process.py")
-        command = [sys.executable, str(script), "--project", str(project.path), "--sleep", "0.05", *arguments]
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        environment = {**os.environ, "PYTHONPATH": here}
+        command = [sys.executable, "-m", "atomfoundry.running.cluster.worker", "--project", str(project.path)]
+        process = subprocess.Popen([*command, "--sleep", "0.05", *arguments], env=environment, start_new_session=True)
         started.append(process)
         return process
 

@@ -128,7 +128,7 @@ def test_fireworks_reads_workers_and_adapters(tmp_path, scheduler):
             script = adapter.get_script_str(str(tmp_path))
         command = f"{sys.executable} -m atomfoundry.cli.main worker --project {tmp_path / 'p'} --category {name} "
         at_once, threads = {"light": (4, 1), "dft": (1, 1), "gpu": (1, 8), "md": (1, 8)}[name]
-        assert f"\nexec {command}--parallel {at_once} --threads {threads}\n" in script
+        assert f"\nexec {command}--parallel {at_once} --threads {threads} singleshot\n" in script
         assert "$$" not in script
 
 
@@ -150,7 +150,7 @@ def test_a_batch_script_becomes_the_worker(tmp_path, scheduler):
     seen = process.communicate(timeout=60)[0].splitlines()
     assert seen[:3] == [str(process.pid), str(launch), str(project)]
     assert seen[3:5] == [str(layout.fireworks), "8"]
-    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER]
+    assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER, "singleshot"]
 
 
 def test_scripts_run_with_odd_names(tmp_path):
@@ -195,7 +195,8 @@ def test_units_are_understood(tmp_path):
     assert not ours
 
 
-def test_the_launcher_sends_workers_to_the_queue(tmp_path):
+@pytest.mark.parametrize("reserve", [False, True])
+def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     """FireWorks' own qlaunch, on its file of mongomock, with stand-ins for sbatch and squeue."""
     layout = make(tmp_path / "p")
     store = tmp_path / "store.json"
@@ -216,10 +217,12 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path):
     add = (
         "import sys; from fireworks import Firework, LaunchPad, ScriptTask\n"
         "lpad = LaunchPad.from_file(sys.argv[1]); lpad.reset('', require_password=False)\n"
-        "lpad.add_wf(Firework(ScriptTask.from_str('true'), spec={'_category': 'gpu'}))\n"
+        "spec = {'_category': 'gpu', '_queueadapter': {'walltime': '00:07:00'}}\n"
+        "lpad.add_wf(Firework(ScriptTask.from_str('true'), spec=spec))\n"
     )
     subprocess.run([sys.executable, "-c", add, str(layout.launchpad)], env=environment, cwd=tmp_path, check=True)
-    for profile, options in (("light", []), ("gpu", ["--nlaunches", "1"])):
+    first = ["--reserve"] if reserve else []
+    for profile, options in (("light", first), ("gpu", [*first, "--nlaunches", "1"])):
         done = subprocess.run(
             ["bash", "-c", f'PATH="{tools}:$PATH"; source "$0" "$@"', str(layout.launch_script), profile, *options],
             env=environment,
@@ -232,6 +235,8 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path):
     script = (tmp_path / "sent").read_text()
     assert "#SBATCH --partition=a100\n" in script
     assert "#SBATCH --gres=gpu:1\n" in script
+    assert ("#SBATCH --time=00:07:00\n" in script) == reserve
+    assert ("singleshot --fw_id 1" in script) == reserve
     assert list(layout.launches("gpu").glob("block_*/launcher_*/FW_submit.script"))
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [line.split()[0] for line in asked] == ["foundry-light", "foundry-gpu"]

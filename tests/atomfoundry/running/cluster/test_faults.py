@@ -123,15 +123,16 @@ def test_two_workers_never_run_the_same_job(jobs, project, shared_launchpad, sta
     assert project.job_store().get_output(submission.uuid_of(last)) == n * (n + 1) // 2
 
 
-def test_the_database_goes_away_in_mid_completion(
-    jobs, project, shared_launchpad, start_worker, tmp_path, calls, mongod
-):
+def test_the_database_goes_away_in_mid_completion(jobs, project, shared_launchpad, start_worker, tmp_path, database):
     path = tmp_path / "steps"
     first = jobs.steps(str(path), 1, 1.0)
     submit(Flow([first, jobs.add(first.output, 1)]), project=project, launchpad=shared_launchpad)
     worker = start_worker("--idle", "0")
     until(lambda: list(project.work_dir.glob("*/attempt.json")))
-    shared_launchpad.connection.ask("", "", "__away__", (4.0,), {})
+    database.pause()
+    time.sleep(5.0)
+    assert worker.poll() is None
+    database.resume()
     assert worker.wait(120) == 0
     assert states(shared_launchpad, project) == {"COMPLETED": 2}
     assert path.read_text().split() == ["1"]
