@@ -266,7 +266,7 @@ def _distinct(database: Any, command: Document) -> Document:
 
 def _create_indexes(database: Any, command: Document) -> Document:
     for index in command["indexes"]:
-        options = {name: index[name] for name in ("name", "unique", "sparse") if name in index}
+        options = {name: index[name] for name in ("name", "unique", "sparse") if index.get(name)}
         database[command["createIndexes"]].create_index(list(index["key"].items()), **options)
     return {}
 

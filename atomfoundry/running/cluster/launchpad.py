@@ -57,7 +57,10 @@ class FoundryLaunchPad(LaunchPad):
     def ensure_indexes(self) -> None:
         """Make the indexes that our questions and the uniqueness of workflows need; idempotent."""
         self.tuneup()
-        for field in ("run_id", "uuid", "needs", "attached"):
+        # all jobs have these; made as tuneup makes those that a launchpad file names, or MongoDB refuses the second
+        for field in ("run_id", "uuid"):
+            self.fireworks.create_index(f"spec.foundry.{field}")
+        for field in ("needs", "attached"):
             self.fireworks.create_index(f"spec.foundry.{field}", sparse=True)
         self.fireworks.create_index([("state", 1), ("spec._category", 1), ("spec._priority", -1)])
         for field in ("nodes", "metadata.foundry.run_id", "metadata.foundry.project_id"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from jobflow import Flow, JobOrder
 
 from atomfoundry.errors import InputError
@@ -98,3 +99,17 @@ def test_functions_of_the_script_are_refused(project, launchpad):
     function.__module__ = "__main__"
     with pytest.raises(InputError, match="cannot import"):
         submit(job(function)(), project=project, launchpad=launchpad)
+
+
+def test_indexes_that_the_launchpad_file_names_too(launchpad):
+    """Those that ``init cluster`` writes into it, which FireWorks makes in its own way."""
+    from atomfoundry.running.cluster.answers import ClusterAnswers
+    from atomfoundry.running.cluster.fireworks_files import launchpad_file
+
+    content = yaml.safe_load(launchpad_file(ClusterAnswers(), None).text)
+    launchpad.user_indices = content["user_indices"]
+    launchpad.wf_user_indices = content["wf_user_indices"]
+    launchpad.ensure_indexes()
+    launchpad.ensure_indexes()
+    found = launchpad.fireworks.index_information()
+    assert {"spec.foundry.run_id_1", "spec.foundry.uuid_1", "spec._category_1"} <= set(found)
