@@ -70,7 +70,7 @@ def worker_command(
     """
     from atomfoundry.deadline import stop_signals
     from atomfoundry.results.project import Project
-    from atomfoundry.running.cluster.worker import WorkerOptions, visible_gpus, work, work_in_parallel
+    from atomfoundry.running.cluster.worker import WorkerOptions, log_to_console, visible_gpus, work, work_in_parallel
 
     if mode not in (None, "singleshot"):
         raise InputError(f"'{mode}' is no word of this command.", remedy="See 'atomfoundry worker --help'.")
@@ -87,6 +87,8 @@ def worker_command(
     if parallel > 1 and fw_id is None:
         code = work_in_parallel(opened, parallel, options, gpus=visible_gpus(), threads=threads)
         raise typer.Exit(1 if code else 0)
+    if not as_json:
+        log_to_console()
     with stop_signals():
         n_run = work(opened, options)
     if as_json:

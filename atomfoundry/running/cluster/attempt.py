@@ -93,8 +93,10 @@ def run_attempt(task: dict[str, Any], spec: dict[str, Any], *, lpad: FoundryLaun
     folder = job_folder(project, claim.uuid, claim.index)
     with use_project(project):
         result = read_result(folder, claim.uuid, claim.index)
+        began = time.monotonic()
         if result is None:
             token = _begin(folder, fw_id)
+            logger.info("begun  %s (%s)", claim.name, claim.uuid[:8])
             try:
                 result = _perform(claim, task, project)
             except NoTimeLeftError as error:
@@ -104,6 +106,7 @@ def run_attempt(task: dict[str, Any], spec: dict[str, Any], *, lpad: FoundryLaun
         else:
             logger.warning("The result of %s is on disk: it is delivered, not computed again.", claim.name)
         _deliver(lpad, claim, task, result, project, mark)
+        logger.info("done   %s (%s), %.1f s", claim.name, claim.uuid[:8], time.monotonic() - began)
     lpad.when_completed.append(lambda: tidy(folder))
     return FWAction(
         stored_data={} if result.stored_data is None else {"stored_data": result.stored_data},
@@ -210,6 +213,7 @@ def _perform(claim: Claim, task: dict[str, Any], project: Project) -> JobResult:
     except (Exception, SystemExit) as error:
         CURRENT_JOB.reset()  # jobflow forgets this where a job raises
         if not isinstance(error, NoTimeLeftError):
+            logger.warning("failed %s (%s): %s", claim.name, claim.uuid[:8], error)
             _explain_missing(store, task, error)
         raise
     finally:

@@ -220,6 +220,15 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU")]
 
 
+def log_to_console() -> None:
+    """Show what begins and ends here, and everybody's warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.getLogger("atomfoundry").setLevel(logging.INFO)
+    for name in ("launchpad", "rocket.launcher"):
+        # FireWorks' loggers have streams of their own, and let everything pass to ours
+        logging.getLogger(name).propagate = False
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run as ``python -m atomfoundry.running.cluster.worker``: one of several workers of an allocation.
 
@@ -238,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stay", action="store_true")
     parser.add_argument("--fw-id", type=int)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log_to_console()
     with stop_signals():
         work(
             Project.open(options.project),
