@@ -28,7 +28,7 @@ class TrainingResult:
     wall_time_s
         Over all resumptions.
     best_epoch, best_loss
-        Of the weights returned; None without validation.
+        Of the weights returned, ``best_loss`` as ``judge`` measures it; None without validation.
     n_skipped
         Steps skipped for a NaN loss.
     gradient_shares

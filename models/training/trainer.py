@@ -39,7 +39,7 @@ from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.schedule import weights_of
 from atomfoundry.models.training.settings import TrainingSettings
 from atomfoundry.models.training.step import Stepper
-from atomfoundry.models.training.validation import in_chunks, on_device, validate
+from atomfoundry.models.training.validation import ValidationErrors, in_chunks, on_device, validate
 
 logger = logging.getLogger(__name__)
 
@@ -292,11 +292,21 @@ class _Trainer:
             record.valid_loss = errors.loss
             record.energy_mae, record.forces_mae = errors.energy_mae, errors.forces_mae
             record.stress_mae = errors.stress_mae
-            self._judge(errors.loss)
+            self._judge(self._measure(errors))
         record.wall_time_s = self.elapsed_s
         if progress.stop_reason is None and last:
             progress.stop_reason = "max_epochs"
         return record
+
+    def _measure(self, errors: ValidationErrors) -> float:
+        """Return what validation is judged by; less is better."""
+        if self.settings.judge == "loss":
+            return errors.loss
+        energy_weight, forces_weight, _ = self.settings.loss.weights
+        factor = self.settings.stage_two_energy_factor if self.course.progress.in_stage_two else 1.0
+        known = [(factor * energy_weight, errors.energy_mae), (forces_weight, errors.forces_mae)]
+        parts = [weight * error for weight, error in known if weight and error is not None]
+        return sum(parts) if parts else errors.loss
 
     def _judge(self, loss: float) -> None:
         progress = self.course.progress

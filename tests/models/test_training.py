@@ -70,12 +70,25 @@ def test_the_same_seed_gives_the_same_bits():
     assert losses(other) != losses(runs[0])
 
 
+@pytest.mark.parametrize("stage_two", [0.0, 0.5])
+def test_the_best_weights_by_mean_absolute_errors(stage_two):
+    asked = settings(judge="mae", stage_two_fraction=stage_two, stage_two_energy_factor=100.0, max_epochs=8)
+    run = train(config(), crystals(), crystals(2, seed=9), settings=asked)
+    energy, forces, _ = asked.loss.weights
+    begun = 4 if stage_two else 0
+    factor = 100.0 if stage_two else 1.0
+    measures = {r.epoch: factor * energy * r.energy_mae + forces * r.forces_mae for r in run.history[begun:]}
+    assert run.best_epoch == min(measures, key=measures.get)
+    assert run.best_loss == pytest.approx(min(measures.values()), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"amsgrad": True, "ema_decay": None, "schedule": "plateau", "plateau_patience": 1},
         {"stage_two_fraction": 0.5, "clip_norm": 1.0},
+        {"stage_two_fraction": 0.5, "judge": "mae"},
     ],
 )
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, changes):
