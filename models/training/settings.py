@@ -127,9 +127,9 @@ class TrainingSettings(BaseModel):
     stage_two_energy_factor: float = Field(default=10.0, gt=0)
     judge: Literal["loss", "mae"] = Field(
         default="loss",
-        description="What the best weights, patience and schedule 'plateau' go by on validation frames. 'mae': mean absolute "
-        "errors of energies (eV/atom) and forces (eV/A) with the loss's weights; unlike a squared loss they are not "
-        "decided by a few frames that are far off",
+        description="What the best weights, patience and schedule 'plateau' go by on validation frames. 'mae': mean "
+        "absolute errors of energies (eV/atom) and forces (eV/A) with the loss's weights; unlike a squared loss they "
+        "are not decided by a few frames that are far off",
     )
     patience: int | None = Field(
         default=None, ge=1, description="Stop after so many evaluations without a better validation loss"
