@@ -267,7 +267,7 @@ def test_own_structures_get_settings_that_serve_them(tmp_path: Path) -> None:
 def test_settings_of_the_users_own_flow_file_stay(tmp_path: Path) -> None:
     from ase.build import bulk
 
-    from atomfoundry.cli.run import _maker
+    from atomfoundry.cli.run import flow_maker
 
     crystal, flow = tmp_path / "aluminium.cif", tmp_path / "flow.yaml"
     bulk("Al").write(crystal)
@@ -275,7 +275,7 @@ def test_settings_of_the_users_own_flow_file_stay(tmp_path: Path) -> None:
         "workflow: FoundationFlowMaker\npreset: quickstart\n"
         "arguments: {crystal_labels: {engine_settings: {kpoint_spacing: 0.9}}}\n"
     )
-    maker = _maker(str(flow), structures=[str(crystal)], engine=None, seed=None)
+    maker = flow_maker(str(flow), structures=[str(crystal)], engine=None, seed=None)
     assert isinstance(maker, FoundationFlowMaker)
     settings = maker.crystal_labels.engine_settings
     assert settings["kpoint_spacing"] == 0.9
