@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobflow import Flow
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parents[3] / "security"))
 from planted_secrets import ALL, MARK, dump_database, find_in_database, find_in_files
 
 from atomfoundry.running.cluster.submission import submit
