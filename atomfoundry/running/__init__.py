@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomfoundry.results.progress import report_progress
+    from atomfoundry.running.cluster.initialise import init_cluster
     from atomfoundry.running.cluster.submission import Submission, submit
+    from atomfoundry.running.cluster.sweep import sweep
     from atomfoundry.running.outcome import JobFailure, RunResult
     from atomfoundry.running.runner import resume, run
     from atomfoundry.running.status import StatusReport, cancel, is_finished, retry
@@ -18,12 +20,14 @@ _HOMES = {
     "StatusReport": "atomfoundry.running.status",
     "Submission": "atomfoundry.running.cluster.submission",
     "cancel": "atomfoundry.running.status",
+    "init_cluster": "atomfoundry.running.cluster.initialise",
     "is_finished": "atomfoundry.running.status",
     "report_progress": "atomfoundry.results.progress",
     "resume": "atomfoundry.running.runner",
     "retry": "atomfoundry.running.status",
     "run": "atomfoundry.running.runner",
     "submit": "atomfoundry.running.cluster.submission",
+    "sweep": "atomfoundry.running.cluster.sweep",
 }
 
 __all__ = [
@@ -32,12 +36,14 @@ __all__ = [
     "StatusReport",
     "Submission",
     "cancel",
+    "init_cluster",
     "is_finished",
     "report_progress",
     "resume",
     "retry",
     "run",
     "submit",
+    "sweep",
 ]
 
 
