@@ -32,8 +32,12 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """Examine this machine, a project, its cluster and database; each finding has its cure. Exit code 1: a problem."""
+    import warnings
+
     from atomfoundry.doctor import run_checks
 
+    # what libraries say while they are imported is no finding
+    warnings.simplefilter("ignore")
     report = run_checks(_folder(project), only=only)
     if as_json:
         print_json(report.as_dict())

@@ -22,7 +22,7 @@ OLDEST = 9
 PROGRAM = "#include <thread>\n#include <vector>\nint main() { std::vector<int> v(1); return v[0]; }\n"
 
 
-@check("compiler", "codes")
+@check("compiler", "codes", limit=40.0)
 def compiler(world: World) -> Iterator[Finding]:
     """Check that there is a C++ compiler for the models' kernel, and that it works."""
     if world.settings.kernel == "off":
@@ -50,7 +50,13 @@ def compiler(world: World) -> Iterator[Finding]:
         source.write_text(PROGRAM)
         made = Path(folder) / "try.so"
         flags = ["-std=c++17", "-O0", "-fPIC", "-shared", "-pthread", "-march=native"]
-        answer = ask([command, *flags, "-o", str(made), str(source)], cwd=folder)
+        answer = ask([command, *flags, "-o", str(made), str(source)], cwd=folder, timeout=30.0)
+    if answer.code is None:
+        yield warning(
+            f"{command} does not compile a few lines: {answer.last_line}.",
+            "If the machine is busy: atomfoundry doctor --only compiler",
+        )
+        return
     if not answer.ok:
         yield warning(
             f"{command} cannot compile a few lines of C++17: {answer.last_line}",
@@ -61,7 +67,7 @@ def compiler(world: World) -> Iterator[Finding]:
     yield ok(f"{command} {version}", version=version, command=command)
 
 
-@check("kernels", "codes")
+@check("kernels", "codes", limit=30.0)
 def kernels(world: World) -> Iterator[Finding]:
     """Check that compiled kernels can be loaded, and new ones kept."""
     folder = world.home / "kernels"
