@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import time
 import zipfile
 import zlib
@@ -42,7 +43,9 @@ def find_in_files(root: Path, *, mark: str = MARK, seconds: float = 1e9) -> tupl
     """
     end = time.monotonic() + seconds
     found, n_read = [], 0
-    for path in sorted(root.rglob("*")):
+    # not rglob: folders may go while they are walked
+    paths = (Path(folder, name) for folder, _, names in os.walk(root) for name in sorted(names))
+    for path in paths:
         if time.monotonic() > end:
             break
         try:
