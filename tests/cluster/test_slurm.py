@@ -114,6 +114,13 @@ def test_failures_are_told(slurm, tmp_path):
     slurm.run("scancel", job)
 
 
+def is_there(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
 @pytest.mark.parametrize("guard_too", [False, True])
 def test_killed_tests_leave_nothing(guard_too, tmp_path):
     command = [sys.executable, "-c", OWNER, str(HERE), str(tmp_path)]
@@ -131,6 +138,10 @@ def test_killed_tests_leave_nothing(guard_too, tmp_path):
         owner.kill()
         owner.communicate()
     if guard_too:
+        # a killed process is there until the kernel has taken it apart
+        end = time.monotonic() + 10
+        while is_there(int(guard)) and time.monotonic() < end:
+            time.sleep(0.05)
         end_left_overs()
     psutil.wait_procs(processes, timeout=20)
     assert not [process for process in processes if process.is_running()]
