@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fireworks.core.firework import Workflow
 from fireworks.core.launchpad import LaunchPad, WFLock
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError
 
 from atomfoundry.errors import ProjectError
 from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE, MongoConnection
@@ -106,8 +106,9 @@ class FoundryLaunchPad(LaunchPad):
         """Say that a launch lives; an error is logged and does not end the heartbeat. See FireWorks."""
         try:
             super().ping_launch(launch_id, ptime, checkpoint)
-        except (PyMongoError, ValueError) as error:
-            logger.warning("No heartbeat of launch %s: %s", launch_id, str(error).splitlines()[0][:200])
+        except Exception as error:
+            # whatever it is: a thread that ended here would never beat again
+            logger.warning("No heartbeat of launch %s: %s", launch_id, str(error)[:200].partition("\n")[0])
 
     # -- adding -------------------------------------------------------------------------------------------
 
