@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from fireworks.core.firework import Firework, FWAction, Workflow
 from jobflow import CURRENT_JOB, Job
 from monty.json import MontyDecoder, jsanitize
 
+from atomfoundry.checkpoint.files import write_atomically
 from atomfoundry.deadline import NoTimeLeftError, working_time
 from atomfoundry.errors import RunError
 from atomfoundry.results.progress import CHECKPOINT_FOLDER, set_progress_sink
@@ -23,7 +25,7 @@ from atomfoundry.running.cluster.access import store_of
 from atomfoundry.running.cluster.conversion import Converter
 from atomfoundry.running.cluster.gates import gate
 from atomfoundry.running.cluster.patience import patiently
-from atomfoundry.running.cluster.result_file import JobResult, MadeJobs, read_result, write_atomically, write_result
+from atomfoundry.running.cluster.result_file import RESULT_FILE, JobResult, MadeJobs, read_result, write_result
 from atomfoundry.running.execution import (
     HoldingStore,
     _children,
@@ -92,20 +94,25 @@ def run_attempt(task: dict[str, Any], spec: dict[str, Any], *, lpad: FoundryLaun
     claim = Claim(fw_id, mark["run_id"], mark["uuid"], mark["index"], mark["name"], mark["stage"], 1, task["job"])
     folder = job_folder(project, claim.uuid, claim.index)
     with use_project(project):
-        result = read_result(folder, claim.uuid, claim.index)
+        result = _unreported_result(lpad, claim, folder)
         began = time.monotonic()
-        if result is None:
-            token = _begin(folder, fw_id)
-            logger.info("begun  %s (%s)", claim.name, claim.uuid[:8])
-            try:
-                result = _perform(claim, task, project)
-            except NoTimeLeftError as error:
-                return _go_on_later(lpad, fw_id, folder, error)
-            _check_token(folder, token)
-            write_result(folder, result)
-        else:
-            logger.warning("The result of %s is on disk: it is delivered, not computed again.", claim.name)
-        _deliver(lpad, claim, task, result, project, mark)
+        token = None
+        try:
+            if result is None:
+                token = _begin(folder, fw_id)
+                logger.info("begun  %s (%s)", claim.name, claim.uuid[:8])
+                try:
+                    result = _perform(claim, task, project)
+                except NoTimeLeftError as error:
+                    return _go_on_later(lpad, fw_id, folder, error)
+                _check_token(folder, token)
+                write_result(folder, result)
+            else:
+                logger.warning("The result of %s is on disk: it is delivered, not computed again.", claim.name)
+            _deliver(lpad, claim, task, result, project, mark)
+        finally:
+            if token is not None:
+                _end(folder, token)
         logger.info("done   %s (%s), %.1f s", claim.name, claim.uuid[:8], time.monotonic() - began)
     lpad.when_completed.append(lambda: tidy(folder))
     return FWAction(
@@ -113,6 +120,15 @@ def run_attempt(task: dict[str, Any], spec: dict[str, Any], *, lpad: FoundryLaun
         defuse_children=result.stop_children,
         defuse_workflow=result.stop_flow,
     )
+
+
+def _unreported_result(lpad: FoundryLaunchPad, claim: Claim, folder: Path) -> JobResult | None:
+    """Return a result that an earlier attempt left, unless it was reported: then the job is wanted again."""
+    result = read_result(folder, claim.uuid, claim.index)
+    if result is not None and lpad.launches.find_one({"fw_id": claim.id, "state": "COMPLETED"}, ["launch_id"]):
+        (folder / RESULT_FILE).unlink()
+        return None
+    return result
 
 
 def tidy(folder: Path) -> None:
@@ -123,7 +139,7 @@ def tidy(folder: Path) -> None:
     folder
         The job's folder.
     """
-    for name in ("result.json", ATTEMPT_FILE, PROGRESS_FILE):
+    for name in (RESULT_FILE, ATTEMPT_FILE, PROGRESS_FILE):
         (folder / name).unlink(missing_ok=True)
     _tidy_folder(folder)
 
@@ -169,7 +185,7 @@ def is_alive(attempt: dict[str, Any]) -> bool | None:
 def _begin(folder: Path, fw_id: int) -> str:
     """Enter this process as the one that runs the job."""
     other = read_attempt(folder)
-    if other.get("pid") != os.getpid() and is_alive(other):
+    if other.get("pid") != os.getpid() and not other.get("ended") and is_alive(other):
         raise RunError(
             f"Process {other['pid']} on {other['host']} still runs this job (in {folder}).",
             remedy="Wait for it or end it, then retry.",
@@ -185,8 +201,16 @@ def _begin(folder: Path, fw_id: int) -> str:
         "queue_job": queue_job(),
         "started": time.time(),
     }
-    write_atomically(folder / ATTEMPT_FILE, json.dumps(content))
+    write_atomically(folder / ATTEMPT_FILE, json.dumps(content).encode())
     return token
+
+
+def _end(folder: Path, token: str) -> None:
+    """Note that this process has done with the job; it lives on, and another one may be given the job."""
+    attempt = read_attempt(folder)
+    if attempt.get("token") == token:
+        with contextlib.suppress(OSError):  # a full disk must not hide what ended the job
+            write_atomically(folder / ATTEMPT_FILE, json.dumps({**attempt, "ended": time.time()}).encode())
 
 
 def _check_token(folder: Path, token: str) -> None:
@@ -256,7 +280,8 @@ def _progress_writer(folder: Path) -> Any:
         if now - written[0] >= PROGRESS_EVERY_S:
             written[0] = now
             write_atomically(
-                folder / PROGRESS_FILE, json.dumps({"message": message, "fraction": fraction, "time": time.time()})
+                folder / PROGRESS_FILE,
+                json.dumps({"message": message, "fraction": fraction, "time": time.time()}).encode(),
             )
 
     return write

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 
-from atomfoundry.results.mongodb import CLUSTER_FOLDER
 from atomfoundry.results.mongomock_file import mock_file, share_mock_store
 from atomfoundry.results.project import Project
-
-FIREWORKS_FILE = "FW_config.yaml"
-PROFILES_FILE = "profiles.yaml"
+from atomfoundry.running.cluster.layout import ClusterLayout
 
 PING_S = 60
 """A running job says so often that it lives."""
@@ -28,7 +25,7 @@ def configure_fireworks(project: Project) -> None:
     project
         The project.
     """
-    path = project.path / CLUSTER_FOLDER / FIREWORKS_FILE
+    path = ClusterLayout(project.path).fireworks
     if path.is_file():
         os.environ.setdefault("FW_CONFIG_FILE", str(path))
     import fireworks.core.launchpad as launchpad_module

@@ -8,10 +8,9 @@ from typing import Any
 
 from fireworks.core.firework import Firework, Workflow
 
-from atomfoundry.results.mongodb import CLUSTER_FOLDER
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster import gates
-from atomfoundry.running.cluster.configuration import PROFILES_FILE
+from atomfoundry.running.cluster.layout import ClusterLayout
 from atomfoundry.running.cluster.parts import WORKFLOW_SIZE, Part, cut
 from atomfoundry.running.cluster.profiles import Profiles
 from atomfoundry.running.cluster.task import FoundryTask
@@ -60,7 +59,7 @@ class Converter:
         **fields
             Further fields.
         """
-        profiles = Profiles.load(project.path / CLUSTER_FOLDER / PROFILES_FILE)
+        profiles = Profiles.load(ClusterLayout(project.path).profiles)
         return cls(project_id=project.project_id, profiles=profiles, scheduler=profiles.scheduler, **fields)
 
     def spec(self, name: str, profile: str, priority: int = 0) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fireworks.core.launchpad import LaunchPad, WFLock
 from pymongo.errors import DuplicateKeyError
 
 from atomfoundry.errors import ProjectError
-from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE, MongoConnection
+from atomfoundry.results.mongodb import MongoConnection
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster.configuration import configure_fireworks
 from atomfoundry.running.cluster.patience import patiently
@@ -229,12 +229,12 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
         If the project has no LaunchPad, or its file is wrong.
     """
     configure_fireworks(project)
-    path = project.path / CLUSTER_FOLDER / LAUNCHPAD_FILE
+    path = project.launchpad_path
     if not path.is_file():
         if os.environ.get("MONGOMOCK_SERVERSTORE_FILE"):
             return FoundryLaunchPad(name="fireworks", strm_lvl="WARNING")
         raise ProjectError(
-            f"{project.path} has no LaunchPad ({CLUSTER_FOLDER}/{LAUNCHPAD_FILE} is missing).",
+            f"{project.path} has no LaunchPad ({path.relative_to(project.path)} is missing).",
             remedy=f"Make it with 'atomfoundry init cluster {project.path}'.",
         )
     arguments = MongoConnection.load(path).launchpad_arguments()

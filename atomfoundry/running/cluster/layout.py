@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from atomfoundry.errors import ProjectError
+from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -34,7 +35,7 @@ class ClusterLayout:
     @property
     def folder(self) -> Path:
         """All of them."""
-        return self.project_path / "cluster"
+        return self.project_path / CLUSTER_FOLDER
 
     @property
     def slug(self) -> str:
@@ -49,7 +50,7 @@ class ClusterLayout:
     @property
     def launchpad(self) -> Path:
         """FireWorks' connection to the database; private."""
-        return self.folder / "my_launchpad.yaml"
+        return self.folder / LAUNCHPAD_FILE
 
     @property
     def fireworks(self) -> Path:

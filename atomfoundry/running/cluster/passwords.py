@@ -12,10 +12,9 @@ from urllib.parse import unquote_plus, urlsplit
 import yaml
 
 from atomfoundry.errors import ConfigurationError, InputError
+from atomfoundry.results.mongodb import PASSWORD_VARIABLE
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.layout import ClusterLayout
-
-PASSWORD_VARIABLE = "ATOMFOUNDRY_MONGODB_PASSWORD"  # nosec B105 # the name of a variable
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from bson import json_util
 from monty.json import jsanitize
 
+from atomfoundry.checkpoint.files import write_atomically
 from atomfoundry.errors import RunError
 from atomfoundry.running.identity import Entry
 
@@ -41,26 +40,6 @@ class JobResult:
     stored_data: Any = None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name, make it lasting, and rename it.
-
-    Parameters
-    ----------
-    path, text
-        Where and what.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def write_result(folder: Path, result: JobResult) -> None:
     """Write a result into a job's folder.
 
@@ -87,7 +66,8 @@ def write_result(folder: Path, result: JobResult) -> None:
         "stop_flow": result.stop_flow,
         "stored_data": result.stored_data,
     }
-    write_atomically(folder / RESULT_FILE, json_util.dumps(content, json_options=json_util.RELAXED_JSON_OPTIONS))
+    text = json_util.dumps(content, json_options=json_util.RELAXED_JSON_OPTIONS)
+    write_atomically(folder / RESULT_FILE, text.encode())
 
 
 def read_result(folder: Path, uuid: str, index: int) -> JobResult | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atomfoundry.deadline import must_stop, seconds_left, stop_signals
+from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.results.project import PROJECT_VARIABLE, Project, use_project
 from atomfoundry.running.processes import THREAD_VARIABLES, host_name
 
@@ -156,7 +156,7 @@ def work_in_parallel(
             while any(process.poll() is None for process in processes):
                 if must_stop() and not told:
                     told = True
-                    if stop_requested_hard():
+                    if stop_requested() == "SIGTERM":
                         kill_at = time.monotonic() + TERM_GRACE_S
                     for process in processes:
                         _signal(process, signal.SIGUSR1)
@@ -170,13 +170,6 @@ def work_in_parallel(
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return next((code for process in processes if (code := process.returncode) not in (0, -signal.SIGKILL)), 0)
-
-
-def stop_requested_hard() -> bool:
-    """Tell whether this process was asked by SIGTERM, after which queues kill soon."""
-    from atomfoundry.deadline import stop_requested
-
-    return stop_requested() == "SIGTERM"
 
 
 def _signal(process: subprocess.Popen, number: signal.Signals) -> None:

@@ -386,6 +386,34 @@ def test_a_job_that_another_living_process_runs_is_not_begun(jobs, project, laun
     assert states(launchpad, project) == {"COMPLETED": 1}
 
 
+def test_a_failed_job_is_retried_by_another_while_its_first_worker_lives_on(
+    jobs, project, shared_launchpad, start_worker, tmp_path
+):
+    path = tmp_path / "there"
+    submission = submit(jobs.fail_unless(str(path)), project=project, launchpad=shared_launchpad)
+    work(project, NOW, launchpad=shared_launchpad)
+    assert states(shared_launchpad, project) == {"FAILED": 1}
+    path.write_text("")
+    retry_run(shared_launchpad, submission.run_id)
+    assert start_worker("--idle", "0").wait(60) == 0
+    assert states(shared_launchpad, project) == {"COMPLETED": 1}
+
+
+def test_a_reported_result_is_not_delivered_again(jobs, project, launchpad, monkeypatch, tmp_path):
+    """FireWorks' own rlaunch leaves results on disk: a collector that runs again must collect anew."""
+    monkeypatch.setattr(attempt_module, "tidy", lambda folder: None)
+    path = tmp_path / "there"
+    fan = [jobs.add(1, 1), jobs.fail_unless(str(path))]
+    last = jobs.gather([job.output for job in fan])
+    submission = submit(Flow([*fan, last]), project=project, launchpad=launchpad)
+    work(project, NOW, launchpad=launchpad)
+    assert list(project.work_dir.glob("*/result.json"))
+    path.write_text("")
+    retry_run(launchpad, submission.run_id)
+    work(project, NOW, launchpad=launchpad)
+    assert project.job_store().get_output(submission.uuid_of(last)) == [2, 1]
+
+
 def test_a_job_taken_over_delivers_nothing(jobs, project, launchpad, monkeypatch):
     submit(jobs.add(1), project=project, launchpad=launchpad)
     true = attempt_module._perform
