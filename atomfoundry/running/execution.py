@@ -97,7 +97,14 @@ def job_folder(project: Project, uuid: str, index: int) -> Path:
     return project.work_dir / f"{uuid}_{index}"
 
 
-def _prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
+    """Make a job's folder, empty but for its checkpoint.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
     # What a killed attempt left would make the next one differ from an undisturbed one.
     folder.mkdir(exist_ok=True)
     for item in folder.iterdir():
@@ -109,7 +116,14 @@ def _prepare_folder(folder: Path) -> None:
             item.unlink()
 
 
-def _tidy_folder(folder: Path) -> None:
+def tidy_folder(folder: Path) -> None:
+    """Remove a completed job's checkpoint and empty log, and its folder unless it has left files there.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
     shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     log = folder / LOG_FILE
     if log.exists() and log.stat().st_size == 0:
@@ -119,7 +133,7 @@ def _tidy_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _inside(folder: Path, *, capture: bool) -> Iterator[None]:
+def inside(folder: Path, *, capture: bool) -> Iterator[None]:
     """Work in a folder; with ``capture`` all that the job and its programs print goes to a file there."""
     before = Path.cwd()
     os.chdir(folder)
@@ -144,7 +158,14 @@ def _inside(folder: Path, *, capture: bool) -> Iterator[None]:
         os.chdir(before)
 
 
-def _seed_global_generators(claim: Claim) -> None:
+def seed_global_generators(claim: Claim) -> None:
+    """Seed the generators of Python and NumPy that belong to the whole process.
+
+    Parameters
+    ----------
+    claim
+        The job.
+    """
     # Jobs are to seed their own generators. For code that forgets, the outcome must at least not depend on
     # which jobs this process ran before.
     import numpy as np
@@ -154,7 +175,7 @@ def _seed_global_generators(claim: Claim) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
-def _children(claim: Claim, job: Job, response: Response) -> tuple[dict[str, str], list[Children]]:
+def name_children(claim: Claim, job: Job, response: Response) -> tuple[dict[str, str], list[Children]]:
     """Name the flows that a job returned, and turn them into queue entries."""
     parts = [(response.replace, True), (response.detour, True), (response.addition, False)]
     flows = [(flow, waited_for) for flow, waited_for in parts if isinstance(flow, Flow)]
@@ -205,14 +226,14 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
     folder = job_folder(project, claim.uuid, claim.index)
     store.held.clear()
     try:
-        _prepare_folder(folder)
-        _seed_global_generators(claim)
+        prepare_folder(folder)
+        seed_global_generators(claim)
         set_progress_sink(lambda message, fraction: _show(queue, claim, message, fraction))
-        with _inside(folder, capture=capture):
+        with inside(folder, capture=capture):
             # a job is code: who may write it may run anything here, unlike a result (documents.decoding)
             job: Job = MontyDecoder().process_decoded(json.loads(claim.payload))
             response = job.run(store=store)
-        names, groups = _children(claim, job, response)
+        names, groups = name_children(claim, job, response)
         data = response.stored_data
         stored_data = None if data is None else encode(jsanitize(data, strict=True, enum_values=True))
         store.flush(names)
@@ -242,5 +263,5 @@ def execute(claim: Claim, worker: str, *, project: Project, queue: Queue, store:
         stop_flow=response.stop_jobflow,
         stored_data=stored_data,
     )
-    _tidy_folder(folder)
+    tidy_folder(folder)
     return True

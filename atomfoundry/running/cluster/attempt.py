@@ -28,12 +28,12 @@ from atomfoundry.running.cluster.patience import patiently
 from atomfoundry.running.cluster.result_file import RESULT_FILE, JobResult, MadeJobs, read_result, write_result
 from atomfoundry.running.execution import (
     HoldingStore,
-    _children,
-    _inside,
-    _prepare_folder,
-    _seed_global_generators,
-    _tidy_folder,
+    inside,
     job_folder,
+    name_children,
+    prepare_folder,
+    seed_global_generators,
+    tidy_folder,
 )
 from atomfoundry.running.processes import host_name, process_start
 from atomfoundry.running.queue import Claim
@@ -141,7 +141,7 @@ def tidy(folder: Path) -> None:
     """
     for name in (RESULT_FILE, ATTEMPT_FILE, PROGRESS_FILE):
         (folder / name).unlink(missing_ok=True)
-    _tidy_folder(folder)
+    tidy_folder(folder)
 
 
 def _check_project(project: Project, mark: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def _begin(folder: Path, fw_id: int) -> str:
             f"Process {other['pid']} on {other['host']} still runs this job (in {folder}).",
             remedy="Wait for it or end it, then retry.",
         )
-    _prepare_folder(folder)
+    prepare_folder(folder)
     token = uuid_module.uuid4().hex
     content = {
         "token": token,
@@ -224,10 +224,10 @@ def _check_token(folder: Path, token: str) -> None:
 def _perform(claim: Claim, task: dict[str, Any], project: Project) -> JobResult:
     folder = job_folder(project, claim.uuid, claim.index)
     store = HoldingStore(store_of(project))
-    _seed_global_generators(claim)
+    seed_global_generators(claim)
     set_progress_sink(_progress_writer(folder))
     try:
-        with _inside(folder, capture=True):
+        with inside(folder, capture=True):
             # a job is code: who may write it may run anything here, unlike a result (documents.decoding)
             job: Job = MontyDecoder().process_decoded(json.loads(claim.payload))
             if not job.config.response_manager_config:
@@ -242,7 +242,7 @@ def _perform(claim: Claim, task: dict[str, Any], project: Project) -> JobResult:
         raise
     finally:
         set_progress_sink(None)
-    names, groups = _children(claim, job, response)
+    names, groups = name_children(claim, job, response)
     data = response.stored_data
     return JobResult(
         uuid=claim.uuid,
