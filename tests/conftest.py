@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 # Not this folder itself: 'atomfoundry' in it would hide the package.
@@ -43,6 +44,25 @@ def pytest_xdist_make_scheduler(config, log):
             return file if file.endswith(TOGETHER) else nodeid
 
     return TogetherScheduling(config, log)
+
+
+@pytest.fixture
+def gone():
+    """Whether a process has ended, or does so within some seconds; one that only waits to be reaped has."""
+
+    def wait_until_gone(pid: int, within: float = 20.0) -> bool:
+        end = time.monotonic() + within
+        while True:
+            try:
+                if psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                    return True
+            except psutil.NoSuchProcess:
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+
+    return wait_until_gone
 
 
 def pytest_configure(config):

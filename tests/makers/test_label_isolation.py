@@ -117,7 +117,7 @@ def marked_processes() -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_no_failure_and_takes_the_child_along(project, tmp_path, monkeypatch):
+def test_a_killed_worker_is_no_failure_and_takes_the_child_along(project, tmp_path, monkeypatch, gone):
     monkeypatch.setenv("LABEL_TEST", "1")
     log = tmp_path / "log"
     structures = structure_set(project, [chain("H", length) for length in range(1, 7)], tmp_path)
@@ -140,7 +140,7 @@ def test_a_killed_worker_is_no_failure_and_takes_the_child_along(project, tmp_pa
     killer.join()
     assert result.ok
     assert len(killed) == 1
-    assert not psutil.pid_exists(killed[0])
+    assert gone(killed[0])
     assert not marked_processes()
     document = LabelSetDoc.model_validate(result.output(flow.jobs[0]))
     assert (document.n_labelled, document.n_failed) == (6, 0)

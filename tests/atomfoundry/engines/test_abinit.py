@@ -129,10 +129,10 @@ class TestFailures:
         stand_in("abinit", script="kill -9 $$")
         assert self.compute(strained_silicon, tmp_path).reason == "out_of_memory"
 
-    def test_timeout_leaves_no_children(self, stand_in, strained_silicon, tmp_path):
+    def test_timeout_leaves_no_children(self, stand_in, strained_silicon, tmp_path, gone):
         stand_in("abinit", script="sleep 100 & echo $! > child; wait")
         assert self.compute(strained_silicon, tmp_path, timeout=1.0).reason == "timeout"
-        assert not alive(int((tmp_path / "child").read_text()))
+        assert gone(int((tmp_path / "child").read_text()))
 
     def test_end_of_the_batch_job(self, stand_in, strained_silicon, tmp_path, monkeypatch):
         stand_in("abinit", script="sleep 100")
@@ -140,7 +140,7 @@ class TestFailures:
         error = self.compute(strained_silicon, tmp_path)
         assert (error.reason, "end of its job" in str(error)) == ("timeout", True)
 
-    def test_dies_with_its_parent(self, stand_in, tmp_path):
+    def test_dies_with_its_parent(self, stand_in, tmp_path, gone):
         stand_in("abinit", script="echo $$ > child; exec sleep 100")
         script = (
             "import sys; from ase.build import bulk; from atomfoundry.engines import get_engine\n"
@@ -153,14 +153,7 @@ class TestFailures:
         finally:
             parent.send_signal(signal.SIGKILL)
             parent.wait()
-        wait_for(lambda: not alive(int(child.read_text())))
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split(") ")[1][0] != "Z"
-    except FileNotFoundError:
-        return False
+        assert gone(int(child.read_text()))
 
 
 def wait_for(condition) -> None:

@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
@@ -125,7 +123,7 @@ def test_what_it_prints_are_messages(breaking, capfd):
     assert captured.out == ""
 
 
-def test_what_hangs_is_ended_with_all_it_started(breaking, tmp_path):
+def test_what_hangs_is_ended_with_all_it_started(breaking, tmp_path, gone):
     pids = tmp_path / "pids"
     calculator = InterpreterCalculator(
         sys.executable,
@@ -137,10 +135,7 @@ def test_what_hangs_is_ended_with_all_it_started(breaking, tmp_path):
         calculator.get_property("energy", Atoms("Na"))
     assert caught.value.reason == "timeout"
     for pid in map(int, pids.read_text().split()):
-        deadline = time.monotonic() + 5
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        assert gone(pid)
 
 
 def test_killed_while_idle_is_started_anew():
@@ -154,7 +149,7 @@ def test_killed_while_idle_is_started_anew():
     assert calculator._process.pid != first
 
 
-def test_it_ends_with_its_parent(tmp_path):
+def test_it_ends_with_its_parent(gone):
     script = (
         "import sys, os\n"
         "from atomfoundry.engines.interpreter import InterpreterCalculator\n"
@@ -164,10 +159,7 @@ def test_it_ends_with_its_parent(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     pid = int(done.stdout)
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert gone(pid)
 
 
 def test_one_calculation_an_evaluation(tmp_path):
@@ -191,11 +183,11 @@ def test_descriptors_come_from_there():
         emt().get_descriptors(atoms)
 
 
-def test_closing_ends_the_process():
+def test_closing_ends_the_process(gone):
     calculator = emt()
     pid = calculator._process.pid
     calculator.close()
-    assert not psutil.pid_exists(pid)
+    assert gone(pid)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +48,6 @@ def breaking(**limits) -> IsolatedEngine:
 
 def child_of(engine: IsolatedEngine) -> int:
     return own_process(engine.engine).pid
-
-
-def gone(pid: int, within: float = 5.0) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_labels_are_the_same_to_the_last_bit():
@@ -131,7 +120,7 @@ def test_a_crash_costs_one_label(symbol, reason, words):
 
 
 @pytest.mark.parametrize("symbol", ["B", "Al"])
-def test_a_hang_costs_one_label(symbol):
+def test_a_hang_costs_one_label(symbol, gone):
     engine = breaking(timeout=0.3)
     child = child_of(engine)
     with pytest.raises(LabelError, match=r"not computed within 0\.3 s") as caught:
@@ -203,7 +192,7 @@ def test_requests_to_stop_are_left_to_the_parent(number):
 
 
 @pytest.mark.parametrize(("symbol", "reason"), [("Na", "timeout"), ("Mg", "crashed")])
-def test_programs_that_the_code_started_go_with_it(symbol, reason, tmp_path, monkeypatch):
+def test_programs_that_the_code_started_go_with_it(symbol, reason, tmp_path, monkeypatch, gone):
     monkeypatch.setenv("PROGRAM_PID_FILE", str(tmp_path / "pids"))
     with pytest.raises(LabelError) as caught:
         breaking(timeout=1.0).single_point(Atoms(symbol))
@@ -213,7 +202,7 @@ def test_programs_that_the_code_started_go_with_it(symbol, reason, tmp_path, mon
     assert gone(program)
 
 
-def test_an_interrupted_label_does_not_answer_the_next():
+def test_an_interrupted_label_does_not_answer_the_next(gone):
     engine = breaking()
     child = child_of(engine)
 
@@ -296,7 +285,7 @@ def test_engines_that_start_programs_themselves_stay_as_they_are():
     assert isolated(engine, timeout=1.0) is engine
 
 
-def test_threads_have_a_child_each():
+def test_threads_have_a_child_each(gone):
     engine = breaking()
     mine, found = child_of(engine), []
 
@@ -320,7 +309,7 @@ def _label_in(queue):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_a_forked_daemon_starts_its_own(monkeypatch):
+def test_a_forked_daemon_starts_its_own(monkeypatch, gone):
     engine = breaking()
     mine = child_of(engine)
     context = multiprocessing.get_context("fork")
@@ -348,7 +337,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("symbol", ["Na", "H"])
-def test_the_child_dies_with_its_parent(symbol, tmp_path):
+def test_the_child_dies_with_its_parent(symbol, tmp_path, gone):
     pids = tmp_path / "pids"
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(HERE), symbol],
@@ -370,5 +359,5 @@ def test_the_child_dies_with_its_parent(symbol, tmp_path):
         parent.communicate()
         if pids.exists():
             for pid in map(int, pids.read_text().split()):
-                if psutil.pid_exists(pid):
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from jobflow import Flow, JobOrder
 
@@ -397,7 +396,7 @@ def test_live_picture(jobs, project):
 # -- kills of parts ---------------------------------------------------------------------------------
 
 
-def test_programs_die_with_a_killed_runner_and_the_next_run_goes_on(jobs, project, tmp_path):
+def test_programs_die_with_a_killed_runner_and_the_next_run_goes_on(jobs, project, tmp_path, gone):
     pids = tmp_path / "pids"
     pid = os.fork()
     if pid == 0:
@@ -411,12 +410,11 @@ def test_programs_die_with_a_killed_runner_and_the_next_run_goes_on(jobs, projec
     worker, program = map(int, pids.read_text().split())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    psutil.wait_procs([psutil.Process(p) for p in (worker, program) if psutil.pid_exists(p)], timeout=5)
-    for left in (worker, program):
-        assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    assert gone(worker)
+    assert gone(program)
 
 
-def test_a_killed_worker_is_replaced_and_its_program_killed(jobs, project, tmp_path):
+def test_a_killed_worker_is_replaced_and_its_program_killed(jobs, project, tmp_path, gone):
     pids = tmp_path / "pids"
     killed = []
 
@@ -438,4 +436,4 @@ def test_a_killed_worker_is_replaced_and_its_program_killed(jobs, project, tmp_p
     thread.join()
     assert result.ok
     assert len(killed) == 3
-    assert not psutil.pid_exists(killed[1]) or psutil.Process(killed[1]).status() == psutil.STATUS_ZOMBIE
+    assert gone(killed[1])
