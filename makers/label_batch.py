@@ -130,7 +130,7 @@ class LabelBatchMaker(AseRelaxMaker):
 
     @foundry_job(output_schema=LabelBatchDoc)
     def make(
-        self, structures: Artifact, indices: Sequence[int], tried: dict[str, float] | None = None
+        self, structures: Artifact, indices: Sequence[int], tried: dict[str, list[float]] | None = None
     ) -> LabelBatchDoc | Response:
         """Label frames of a structure set; where the time of this job ends, the next one goes on.
 
@@ -141,7 +141,7 @@ class LabelBatchMaker(AseRelaxMaker):
         indices
             Which of its frames.
         tried
-            Frame id -> seconds that a frame had in vain before the end of an earlier job.
+            Frame id -> seconds that a frame had in vain before the end of each earlier job.
 
         Returns
         -------

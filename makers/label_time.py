@@ -20,6 +20,9 @@ GROWTH = 3
 MORE_TIME = 1.25
 """A label that a job's end has interrupted is begun again only where it has so many times the time."""
 
+MAX_INTERRUPTIONS = 5
+"""A label that so many jobs' ends have interrupted is begun again only where it has more time than ever."""
+
 ROUNDING_S = 0.1
 """A label that was ended this close to the end was ended by it."""
 
@@ -30,11 +33,11 @@ class TimePlan:
     Parameters
     ----------
     tried
-        Frame id -> seconds that a label had in an earlier job until that job's end interrupted it.
+        Frame id -> seconds that a label had in each earlier job whose end interrupted it.
     """
 
-    def __init__(self, tried: dict[str, float] | None = None) -> None:
-        self.tried = dict(tried or {})
+    def __init__(self, tried: dict[str, list[float]] | None = None) -> None:
+        self.tried = {key: list(seconds) for key, seconds in (tried or {}).items()}
         self._per_label: list[tuple[float, int]] = []
         self._begun = 0
         self._clock = 0.0
@@ -42,7 +45,7 @@ class TimePlan:
     def order(self, keys: Sequence[str]) -> list[str]:
         """Put frames that were interrupted first where this job gives them more time than that, else last."""
         time = working_time()
-        more = [key for key in keys if key in self.tried and (time is None or time >= MORE_TIME * self.tried[key])]
+        more = [key for key in keys if key in self.tried and (time is None or time >= MORE_TIME * max(self.tried[key]))]
         rest = [key for key in keys if key not in self.tried]
         return [*more, *rest, *(key for key in keys if key in self.tried and key not in more)]
 
@@ -80,13 +83,16 @@ class TimePlan:
         Raises
         ------
         LabelError
-            With reason ``"timeout"``, if it had about as much time in vain before as this job gives it.
+            With reason ``"timeout"``, if it had about as much time in vain before as this job gives it, or was
+            interrupted too often.
         """
         time = working_time()
-        before = self.tried.get(key)
+        tried = self.tried.get(key, [])
+        before = max(tried, default=0.0)
         self._begun += 1
-        # A job with far less time proves nothing about the next.
-        if time is not None and before is not None and before / MORE_TIME <= time < MORE_TIME * before:
+        # A job with far less time proves nothing about the next; but there may be no other.
+        enough = before / MORE_TIME if len(tried) < MAX_INTERRUPTIONS else 0.0
+        if tried and time is not None and enough <= time < MORE_TIME * before:
             raise LabelError(
                 f"{atoms.get_chemical_formula()}: not computed within {before:.0f} s, and no job gives it more.",
                 reason="timeout",
@@ -109,5 +115,5 @@ class TimePlan:
         left = working_time()
         by_deadline = reason == "timeout" and left is not None and left <= ROUNDING_S
         if by_signal or by_deadline:
-            self.tried[key] = max(monotonic() - self._clock, self.tried.get(key, 0.0))
+            self.tried.setdefault(key, []).append(monotonic() - self._clock)
         return by_signal or by_deadline

@@ -20,7 +20,7 @@ from atomfoundry.documents import LabelSetDoc, StructureSetDoc
 from atomfoundry.engines.isolation import stop_process
 from atomfoundry.errors import LabelError
 from atomfoundry.makers import LabelMaker
-from atomfoundry.makers.label_time import TimePlan
+from atomfoundry.makers.label_time import MAX_INTERRUPTIONS, TimePlan
 from atomfoundry.results import Project, use_project
 from atomfoundry.running import run
 
@@ -131,7 +131,8 @@ def test_a_label_that_fits_into_no_job_fails(project, tmp_path, monkeypatch):
     (failure,) = document.failures
     assert (failure.source, failure.reason) == ("B", "timeout")
     assert "not computed within 1 s, and no job gives it more" in failure.message
-    assert set(computed(tmp_path).values()) <= {1, 2}
+    # a machine may be so busy that one job gives it far less time than another
+    assert 1 <= computed(tmp_path)[structures[0].get_chemical_formula()] <= MAX_INTERRUPTIONS
     assert computed(tmp_path)["H2"] == computed(tmp_path)["H3"] == 1
 
 
@@ -167,7 +168,7 @@ def test_what_is_estimated_not_to_fit_is_not_begun(monkeypatch):
 
     left = MARGIN_S + 10.0
     monkeypatch.setattr(deadline, "seconds_left", lambda: left)
-    plan = TimePlan({"long": 100.0, "short": 1.0})
+    plan = TimePlan({"long": [100.0], "short": [0.5, 1.0]})
     assert plan.order(["a", "long", "b", "short"]) == ["short", "a", "b", "long"]
     assert plan.may_begin(chain("H", 1000))
     plan.begin("a", chain("H", 1))
@@ -204,7 +205,20 @@ def test_a_code_that_the_queue_ends_has_not_crashed(monkeypatch):
     monkeypatch.setattr(deadline._Request, "signal", "SIGTERM")
     assert plan.interrupted("a", "crashed")
     assert not plan.interrupted("a", "unconverged")
-    assert plan.tried["a"] < 10
+    assert max(plan.tried["a"]) < 10
+
+
+def test_ever_shorter_jobs_do_not_try_for_ever(monkeypatch):
+    left = 100.0
+    monkeypatch.setattr(deadline, "seconds_left", lambda: MARGIN_S + left)
+    tried = {"a": [100.0] + [10.0] * (MAX_INTERRUPTIONS - 2)}
+    left = 10.0
+    TimePlan(tried).begin("a", chain("H", 1))
+    tried["a"].append(10.0)
+    with pytest.raises(LabelError, match="not computed within 100 s"):
+        TimePlan(tried).begin("a", chain("H", 1))
+    left = 200.0
+    TimePlan(tried).begin("a", chain("H", 1))
 
 
 @pytest.mark.parametrize(
