@@ -221,7 +221,8 @@ def contents(project: Project) -> dict[tuple[str, int], tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [30])
 def test_kills_change_nothing(undisturbed: RunResult, nursery: Nursery, tmp_path: Path, kills: int) -> None:
     rng = random.Random(2026)
     expected, labels = contents(undisturbed.project), label_keys(undisturbed.project)

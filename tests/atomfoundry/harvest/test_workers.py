@@ -63,7 +63,7 @@ def test_a_hanging_and_a_dying_reader_cost_one_file(tmp_path: Path) -> None:
     (tmp_path / "tree/run-00c/OUTCAR").write_text("x")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(script.parent))
-        report = harvest(tmp_path / "tree", processes=2, timeout=15.0)
+        report = harvest(tmp_path / "tree", processes=2, timeout=6.0)
     assert len(report.frames) == 3
     assert {item.source: item.reason for item in report.rejections} == {
         "run-00b/OUTCAR": "timeout",

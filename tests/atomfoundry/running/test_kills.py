@@ -102,7 +102,8 @@ def disturbed(project, log, generator, kills):
         return killed
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [10])
 def test_results_equal_those_of_an_undisturbed_run(jobs, tmp_path, kills):
     reference = Project.open_or_create(tmp_path / "reference")
     result = run(jobs.dynamic_flow(), project=reference, workers=0, progress=False)
