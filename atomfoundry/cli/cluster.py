@@ -43,7 +43,7 @@ def submit_command(
         )
         return
     console.print(str(submission), highlight=False, soft_wrap=True)
-    console.print("Workers take it from here: 'atomfoundry worker', or 'qlaunch' (see cluster/README.md).")
+    console.print("Workers take it from here: 'atomfoundry worker', or 'launch.sh' in a queue (see cluster/README.md).")
     console.print(f"Follow it with: atomfoundry status --project {submission.project.path}", soft_wrap=True)
 
 

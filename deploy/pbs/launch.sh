@@ -1,6 +1,7 @@
 #!/bin/bash -l
 # Sends workers of one profile to the queue while jobs of it wait:
-#   launch.sh PROFILE [--reserve] [options of 'qlaunch rapidfire', e.g. --nlaunches infinite --sleep 30]
+#   launch.sh PROFILE [--reserve] [--nlaunches N|infinite] [--sleep SECONDS] [--timeout SECONDS] [--maxjobs_queue N]
+# It is FireWorks' 'qlaunch rapidfire', which sends no more workers than the waiting jobs can use.
 # With --reserve each allocation is made for one job, with the resources that profiles.yaml gives to its name.
 # Only one launcher of a profile runs at a time; a second one leaves at once.
 
@@ -9,27 +10,16 @@ python=/shared/me/atomfoundry/bin/python
 
 profile=${1:-}
 case $profile in
-    light) max_queued=2 ;;
-    dft) max_queued=10 ;;
-    gpu) max_queued=2 ;;
-    md) max_queued=4 ;;
+    light|dft|gpu|md) ;;
     *)
-        echo "usage: $0 light|dft|gpu|md [--reserve] [options of qlaunch rapidfire]" >&2
+        echo "usage: $0 light|dft|gpu|md [--reserve] [--help]" >&2
         exit 2
         ;;
 esac
-shift
-reserve=()
-if [ "${1:-}" = --reserve ]; then
-    reserve=(-r)
-    shift
-fi
 
 cd "$cluster" || exit 1
 mkdir -p "launches/$profile" logs || exit 1
 export FW_CONFIG_FILE="$cluster/FW_config.yaml"
 
 exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
-    "$python" -m fireworks.scripts.qlaunch_run "${reserve[@]}" \
-    -l my_launchpad.yaml -w "my_fworker_$profile.yaml" -q "my_qadapter_$profile.yaml" \
-    --launch_dir "launches/$profile" rapidfire --maxjobs_queue "$max_queued" --sleep 30 "$@"
+    "$python" -m atomfoundry.running.cluster.launcher --project /shared/me/silicon "$@"

@@ -1,8 +1,9 @@
-"""Flows through FireWorks' own qlaunch and a real Slurm: partitions, wall times, kills, packed allocations."""
+"""Flows by our launcher, FireWorks' qlaunch and a real Slurm: partitions, wall times, kills, packed allocations."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -75,10 +76,17 @@ class Cluster:
     def submit(self, flow):
         return submit(flow, project=self.project, launchpad=self.launchpad)
 
-    def launch(self, profile: str, n: int = 1) -> list[str]:
-        """Send workers to the queue as cron does; return their batch jobs."""
+    def launch(self, profile: str, n: int = 1, *, qlaunch: bool = False) -> list[str]:
+        """Send workers to the queue as cron does, or as FireWorks' qlaunch does; return their batch jobs."""
         before = set(self.slurm.jobs())
         command = [str(self.layout.launch_script), profile, "--nlaunches", str(n)]
+        if qlaunch:
+            layout = self.layout
+            files = ["-l", layout.launchpad, "-w", layout.fworker(profile), "-q", layout.qadapter(profile)]
+            layout.launches(profile).mkdir(parents=True, exist_ok=True)
+            files += ["--launch_dir", layout.launches(profile)]
+            command = [sys.executable, "-m", "fireworks.scripts.qlaunch_run", *map(str, files)]
+            command += ["rapidfire", "--nlaunches", str(n)]
         done = subprocess.run(
             command, env=self.slurm.environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
         )
@@ -121,7 +129,7 @@ def test_two_categories_on_their_own_partitions(cluster, jobs):
     submission = cluster.submit(Flow([first, second, third]))
     seen = {}
     for profile in ("light", "gpu", "light"):
-        (job,) = cluster.launch(profile)
+        (job,) = cluster.launch(profile, qlaunch=profile == "gpu")
         seen.setdefault(profile, []).append(job)
         cluster.slurm.wait()
     assert cluster.states() == {"COMPLETED": 3}, cluster.said()

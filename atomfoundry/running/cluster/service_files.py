@@ -92,6 +92,7 @@ def service_files(
         "layout": layout,
         "answers": answers,
         "workers": workers,
+        "profile_names": "|".join(profile.name for profile in profiles),
         "queue": answers.scheduler != "none",
         "sweep_minutes": SWEEP_MINUTES,
         "launch_minutes": LAUNCH_MINUTES,

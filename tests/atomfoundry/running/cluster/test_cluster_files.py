@@ -19,6 +19,7 @@ from fireworks.core.launchpad import LaunchPad
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from jobflow import JobStore
 
+from atomfoundry.running.cluster import launcher
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.initialise import cluster_files, init_cluster, write_cluster
 from atomfoundry.running.cluster.layout import ClusterLayout
@@ -197,16 +198,14 @@ def test_units_are_understood(tmp_path):
 
 @pytest.mark.parametrize("reserve", [False, True])
 def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
-    """FireWorks' own qlaunch, on its file of mongomock, with stand-ins for sbatch and squeue."""
+    """On FireWorks' file of mongomock, with a stand-in for sbatch."""
     layout = make(tmp_path / "p")
     store = tmp_path / "store.json"
     store.write_text("{}")
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "sbatch").write_text(f'#!/bin/bash\ncp "$1" {tmp_path}/sent\necho "Submitted batch job 7"\n')
-    (tools / "squeue").write_text(f'#!/bin/bash\necho "$SQUEUE_NAMES $*" >> {tmp_path}/asked\n')
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
+    (tools / "sbatch").chmod(0o755)
     environment = {
         **os.environ,
         "MONGOMOCK_SERVERSTORE_FILE": str(store),
@@ -238,8 +237,64 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     assert ("#SBATCH --time=00:07:00\n" in script) == reserve
     assert ("singleshot --fw_id 1" in script) == reserve
     assert list(layout.launches("gpu").glob("block_*/launcher_*/FW_submit.script"))
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert [line.split()[0] for line in asked] == ["foundry-light", "foundry-gpu"]
+
+
+@pytest.mark.parametrize(("n_jobs", "n_sent"), [(1, 1), (3, 2), (9, 4)])
+def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
+    """Two jobs run at once in an allocation; four allocations may be in the queue; the workers do not begin."""
+    layout = make(tmp_path / "p")
+    profile = {"queue": "cpu", "cores": 2, "cores_per_job": 1, "threads": 1, "max_queued": 4}
+    layout.profiles.write_text(yaml.safe_dump({"scheduler": "slurm", "profiles": {"md": profile}}))
+    init_cluster(tmp_path / "p", force=True)
+    store = tmp_path / "store.json"
+    store.write_text("{}")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "sbatch").write_text(
+        f"#!/bin/bash\necho x >> {tmp_path}/sent\nn=$(wc -l < {tmp_path}/sent)\n"
+        f'echo "$n|$n|$n|PENDING" >> {tmp_path}/queue\necho "Submitted batch job $n"\n'
+    )
+    (tools / "squeue").write_text(f"#!/bin/bash\n[ -e {tmp_path}/queue ] && cat {tmp_path}/queue || true\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = {**os.environ, "MONGOMOCK_SERVERSTORE_FILE": str(store), "HOME": str(tmp_path), "USER": "me"}
+    add = (
+        "import sys; from fireworks import Firework, LaunchPad, ScriptTask\n"
+        "lpad = LaunchPad.from_file(sys.argv[1]); lpad.reset('', require_password=False)\n"
+        f"for _ in range({n_jobs}):\n"
+        "    lpad.add_wf(Firework(ScriptTask.from_str('true'), spec={'_category': 'md'}))\n"
+    )
+    subprocess.run([sys.executable, "-c", add, str(layout.launchpad)], env=environment, cwd=tmp_path, check=True)
+    words = ["bash", "-c", f'PATH="{tools}:$PATH"; source "$0" "$@"', str(layout.launch_script), "md"]
+    for _ in range(2):  # the second launcher knows of the first one's workers
+        done = subprocess.run(
+            [*words, "--timeout", "1", "--sleep", "0.2", "--pause", "0"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "sent").read_text().splitlines()) == n_sent, done.stderr
+
+
+def test_workers_that_ended_are_forgotten(tmp_path, monkeypatch):
+    states = {"1": "running", "2": "pending", "3": "gone", "4": "unknown"}
+    monkeypatch.setattr(launcher, "job_states", lambda ids, scheduler: {job: states[job] for job in ids})
+    workers = launcher.SentWorkers(tmp_path / "workers", "slurm")
+    assert workers.count() == (0, 0)
+    for job in states:
+        workers.add(job)
+    assert workers.count() == (2, 1)
+    assert workers.ids() == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["big"], "usage"), (["md", "--nlaunches", "x"], "is no number")])
+def test_what_the_launcher_does_not_know(tmp_path, arguments, said):
+    layout = make(tmp_path / "p")
+    done = subprocess.run([str(layout.launch_script), *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_compose(tmp_path):

@@ -106,7 +106,7 @@ def test_edited_files_stay_and_adapters_follow_the_profiles(tmp_path):
     assert (adapter["queue"], adapter["gres"]) == ("h100", "gpu:4")
     assert layout.profiles.read_text() == mine
     assert "PING_TIME_SECS: 60" in layout.fireworks.read_text()
-    assert "gpu) max_queued=3" in layout.launch_script.read_text()
+    assert "light|dft|gpu|md|big) ;;" in layout.launch_script.read_text()
     with pytest.raises(ConfigurationError, match=r"is yours and stays.*another gpu_partition would change nothing"):
         init_cluster(tmp_path / "p", gpu_partition="h100", force=True)
     layout.profiles.write_text(mine.replace("slurm", "pbs"))

@@ -1,0 +1,288 @@
+"""Sends workers of a profile to the batch queue by FireWorks' queue adapters, never more of them than there are jobs.
+
+FireWorks' own ``qlaunch rapidfire`` sends workers for as long as some job is READY, which a job is until a worker
+begins: a single job would fill the queue. It also counts by names or queues what may be another project's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atomfoundry.checkpoint import write_atomically
+from atomfoundry.errors import AtomfoundryError, ConfigurationError, ProjectError
+from atomfoundry.results.project import Project
+from atomfoundry.running.cluster.launchpad import FoundryLaunchPad, open_launchpad
+from atomfoundry.running.cluster.layout import ClusterLayout
+from atomfoundry.running.cluster.patience import patiently
+from atomfoundry.running.cluster.profiles import Profile, Profiles
+from atomfoundry.running.cluster.scheduler import job_states
+
+if TYPE_CHECKING:
+    from fireworks.core.fworker import FWorker
+
+logger = logging.getLogger(__name__)
+
+SLEEP_S = 30.0
+PAUSE_S = 2.0
+"""Between two submissions, so that a launcher is no burden to the queue."""
+BLOCK_SIZE = 500
+"""Folders of allocations in one folder."""
+
+
+class SentWorkers:
+    """The allocations that wait or run, by a file of their ids in the queue.
+
+    Parameters
+    ----------
+    path
+        The file, one id a line.
+    scheduler
+        ``"slurm"`` or ``"pbs"``.
+    """
+
+    def __init__(self, path: Path, scheduler: str) -> None:
+        self._path = path
+        self._scheduler = scheduler
+
+    def ids(self) -> list[str]:
+        """Return those noted."""
+        return self._path.read_text().split() if self._path.is_file() else []
+
+    def add(self, job: str) -> None:
+        """Note one."""
+        self._write([*self.ids(), job])
+
+    def count(self) -> tuple[int, int]:
+        """Return how many wait and how many run; those that have ended are forgotten.
+
+        One of which the queue does not know now counts as waiting: a queue that does not answer is not sent more.
+        """
+        noted = self.ids()
+        states = job_states(noted, self._scheduler) if noted else {}
+        left = [job for job in noted if states[job] != "gone"]
+        if left != noted:
+            self._write(left)
+        running = sum(states[job] == "running" for job in left)
+        return len(left) - running, running
+
+    def _write(self, ids: list[str]) -> None:
+        write_atomically(self._path, "".join(f"{job}\n" for job in ids).encode())
+
+
+@dataclass
+class Launcher:
+    """Sends allocations of one profile.
+
+    Parameters
+    ----------
+    launchpad
+        Where the jobs are.
+    profile
+        Its resources.
+    fworker
+        Which jobs its workers take.
+    adapter
+        FireWorks' queue adapter.
+    folder
+        Where batch scripts and their output lie.
+    reserve
+        Make each allocation for one job, with the resources that its name is given.
+    max_queued
+        Allocations in the queue at the same time.
+    """
+
+    launchpad: FoundryLaunchPad
+    profile: Profile
+    fworker: FWorker
+    adapter: Any
+    folder: Path
+    reserve: bool
+    max_queued: int
+
+    def __post_init__(self) -> None:
+        scheduler = str(self.adapter.q_type).lower()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._workers = SentWorkers(self.folder / "workers", scheduler)
+        self._reserved = SentWorkers(self.folder / "reserved", scheduler)
+
+    def wanted(self) -> int:
+        """Return how many allocations there should be more."""
+        query = {**self.fworker.query, "state": "READY"}
+        n_ready = patiently(lambda: self.launchpad.fireworks.count_documents(query), "looking for jobs")
+        if not n_ready:
+            return 0
+        waiting, running = self._workers.count()
+        room = self.max_queued - waiting - running - sum(self._reserved.count())
+        needed = n_ready if self.reserve else -(-n_ready // self.profile.jobs_at_once) - waiting
+        return max(0, min(room, needed))
+
+    def send(self) -> str:
+        """Send one.
+
+        Returns
+        -------
+        str
+            Its id in the queue; empty if there is no job any more.
+
+        Raises
+        ------
+        ProjectError
+            If the queue did not take it.
+        """
+        from fireworks.queue.queue_launcher import launch_rocket_to_queue
+
+        job = launch_rocket_to_queue(
+            self.launchpad, self.fworker, self.adapter, str(self._block()), self.reserve, "WARNING", True
+        )
+        if job is None or (not job and not self.launchpad.run_exists(self.fworker)):  # somebody took the last one
+            return ""
+        if not job:
+            raise ProjectError(
+                f"The queue did not take a worker of profile '{self.profile.name}'; its words stand above.",
+                remedy="Check the profile's queue, account and limits, and 'atomfoundry doctor'.",
+            )
+        (self._reserved if self.reserve else self._workers).add(str(job))
+        return str(job)
+
+    def future(self) -> bool:
+        """Return whether any job waits or will."""
+        return bool(patiently(lambda: self.launchpad.future_run_exists(self.fworker), "looking for jobs"))
+
+    def _block(self) -> Path:
+        from fireworks.utilities.fw_utilities import create_datestamp_dir
+
+        blocks = sorted(self.folder.glob("block_*"))
+        if blocks and sum(1 for _ in blocks[-1].glob("launcher_*")) < BLOCK_SIZE:
+            return blocks[-1]
+        return Path(create_datestamp_dir(str(self.folder), logger))
+
+
+def launch(
+    project: Project,
+    profile: Profile,
+    *,
+    reserve: bool = False,
+    n_launches: int | None = None,
+    stay: bool = False,
+    sleep_s: float = SLEEP_S,
+    pause_s: float = PAUSE_S,
+    timeout_s: float | None = None,
+    max_queued: int | None = None,
+) -> list[str]:
+    """Send workers to the queue while jobs of a profile wait.
+
+    Parameters
+    ----------
+    project
+        A project with the files of ``init cluster``.
+    profile
+        Whose jobs.
+    reserve
+        Make each allocation for one job, with the resources that its name is given.
+    n_launches
+        End after so many.
+    stay
+        Go on when no job waits any more, nor will when those of now are done.
+    sleep_s
+        Between two looks at the database.
+    pause_s
+        Between two submissions.
+    timeout_s
+        End after so long.
+    max_queued
+        Allocations in the queue at the same time; default the profile's.
+
+    Returns
+    -------
+    list[str]
+        Ids in the queue of what was sent.
+
+    Raises
+    ------
+    ProjectError
+        If the project has no files of a cluster, or the queue refuses a worker.
+    """
+    from fireworks.core.fworker import FWorker
+    from fireworks.utilities.fw_serializers import load_object_from_file
+
+    layout = ClusterLayout(project.path)
+    launchpad = open_launchpad(project)
+    for path in (layout.qadapter(profile.name), layout.fworker(profile.name)):
+        if not path.is_file():
+            raise ProjectError(f"{path} is missing.", remedy="Make it with 'atomfoundry init cluster'.")
+    launcher = Launcher(
+        launchpad,
+        profile,
+        FWorker.from_file(str(layout.fworker(profile.name))),
+        load_object_from_file(str(layout.qadapter(profile.name))),
+        layout.launches(profile.name),
+        reserve,
+        max_queued or profile.max_queued,
+    )
+    sent: list[str] = []
+    end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+
+    def ended() -> bool:
+        return len(sent) == n_launches or time.monotonic() >= end
+
+    while not ended():
+        while not ended() and launcher.wanted() and (job := launcher.send()):
+            sent.append(job)
+            logger.info("Worker %s of profile '%s' is in the queue", job, profile.name)
+            if not ended():
+                time.sleep(pause_s)
+        if ended() or (not stay and not launcher.future()):
+            break
+        time.sleep(max(0.0, min(sleep_s, end - time.monotonic())))
+    return sent
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run as ``python -m atomfoundry.running.cluster.launcher``, by ``launch.sh``.
+
+    Parameters
+    ----------
+    arguments
+        Command line; default that of the process.
+    """
+    parser = argparse.ArgumentParser(prog="launch.sh", description="Sends workers of one profile to the queue.")
+    parser.add_argument("--project", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("profile")
+    parser.add_argument("--reserve", "-r", action="store_true", help="an allocation for each job, of its own size")
+    parser.add_argument("--nlaunches", default="0", help="number of workers, or 'infinite'; default: while jobs wait")
+    parser.add_argument("--sleep", type=float, default=SLEEP_S, help="seconds between two looks at the database")
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds between two submissions")
+    parser.add_argument("--timeout", type=float, help="seconds after which it ends")
+    parser.add_argument("--maxjobs_queue", type=int, help="allocations in the queue; default: the profile's max_queued")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logger.setLevel(logging.INFO)
+    try:
+        project = Project.open(options.project)
+        profile = Profiles.load(ClusterLayout(project.path).profiles)[options.profile]
+        if options.nlaunches != "infinite" and not options.nlaunches.isdigit():
+            raise ConfigurationError(
+                f"--nlaunches {options.nlaunches} is no number.", remedy="Give a number, or 'infinite'."
+            )
+        launch(
+            project,
+            profile,
+            reserve=options.reserve,
+            n_launches=None if options.nlaunches == "infinite" else int(options.nlaunches) or None,
+            stay=options.nlaunches == "infinite",
+            sleep_s=options.sleep,
+            pause_s=options.pause,
+            timeout_s=options.timeout,
+            max_queued=options.maxjobs_queue,
+        )
+    except AtomfoundryError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
