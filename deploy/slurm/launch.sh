@@ -3,7 +3,7 @@
 #   launch.sh PROFILE [--reserve] [--nlaunches N|infinite] [--sleep SECONDS] [--timeout SECONDS] [--maxjobs_queue N]
 # As FireWorks' 'qlaunch rapidfire', but no more workers than the waiting jobs can use.
 # With --reserve each allocation is made for one job, with the resources that profiles.yaml gives to its name.
-# Only one launcher of a profile runs at a time; a second one leaves at once.
+# Only one launcher of a profile runs at a time; a second one says so and leaves.
 
 cluster=/shared/me/silicon/cluster
 python=/shared/me/atomfoundry/bin/python
@@ -21,5 +21,6 @@ cd "$cluster" || exit 1
 mkdir -p "launches/$profile" logs || exit 1
 export FW_CONFIG_FILE="$cluster/FW_config.yaml"
 
-exec flock --nonblock --conflict-exit-code 0 "launches/$profile/.lock" \
-    "$python" -m atomfoundry.running.cluster.launcher --project /shared/me/silicon "$@"
+exec 9>"launches/$profile/.lock"
+flock --nonblock 9 || { echo "Another launcher of profile $profile runs already; this one leaves." >&2; exit 0; }
+exec "$python" -m atomfoundry.running.cluster.launcher --project /shared/me/silicon "$@"

@@ -7,11 +7,16 @@ begins: a single job would fill the queue. It also counts by names or queues wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pymongo.errors import PyMongoError
 
 from atomfoundry.checkpoint import write_atomically
 from atomfoundry.errors import AtomfoundryError, ConfigurationError, ProjectError
@@ -30,48 +35,26 @@ logger = logging.getLogger(__name__)
 SLEEP_S = 30.0
 PAUSE_S = 2.0
 """Between two submissions, so that a launcher is no burden to the queue."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3600.0
+"""After a worker that ended without beginning a job; twice as long after each further one in a row."""
 BLOCK_SIZE = 500
 """Folders of allocations in one folder."""
 
 
-class SentWorkers:
-    """The allocations that wait or run, by a file of their ids in the queue.
+class SentWorker(BaseModel):
+    """An allocation that was sent to the queue."""
 
-    Parameters
-    ----------
-    path
-        The file, one id a line.
-    scheduler
-        ``"slurm"`` or ``"pbs"``.
-    """
+    id: str
+    next_launch: int = Field(description="The LaunchPad's next launch when it was sent")
 
-    def __init__(self, path: Path, scheduler: str) -> None:
-        self._path = path
-        self._scheduler = scheduler
 
-    def ids(self) -> list[str]:
-        """Return those noted."""
-        return self._path.read_text().split() if self._path.is_file() else []
+class Notes(BaseModel):
+    """What a launcher remembers from one time to the next."""
 
-    def add(self, job: str) -> None:
-        """Note one."""
-        self._write([*self.ids(), job])
-
-    def count(self) -> tuple[int, int]:
-        """Return how many wait and how many run; those that have ended are forgotten.
-
-        One of which the queue does not know now counts as waiting: a queue that does not answer is not sent more.
-        """
-        noted = self.ids()
-        states = job_states(noted, self._scheduler) if noted else {}
-        left = [job for job in noted if states[job] != "gone"]
-        if left != noted:
-            self._write(left)
-        running = sum(states[job] == "running" for job in left)
-        return len(left) - running, running
-
-    def _write(self, ids: list[str]) -> None:
-        write_atomically(self._path, "".join(f"{job}\n" for job in ids).encode())
+    workers: list[SentWorker] = []
+    reserved: list[str] = []
+    n_idle: int = Field(default=0, description="Workers in a row that ended without having begun a job")
+    wait_until: float = 0.0
 
 
 @dataclass
@@ -105,21 +88,72 @@ class Launcher:
     max_queued: int
 
     def __post_init__(self) -> None:
-        scheduler = str(self.adapter.q_type).lower()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._workers = SentWorkers(self.folder / "workers", scheduler)
-        self._reserved = SentWorkers(self.folder / "reserved", scheduler)
+        self._path = self.folder / "launcher.json"
+        self.notes = Notes()
+        # Notes that a full disk has spoiled are those of nobody: at worst some workers too many are sent.
+        with contextlib.suppress(OSError, ValidationError):
+            self.notes = Notes.model_validate_json(self._path.read_text())
 
     def wanted(self) -> int:
-        """Return how many allocations there should be more."""
-        query = {**self.fworker.query, "state": "READY"}
-        n_ready = patiently(lambda: self.launchpad.fireworks.count_documents(query), "looking for jobs")
+        """Return how many allocations there should be more.
+
+        Workers that wait in the queue, start or look for work serve the jobs that wait, so these are set against all
+        jobs and all workers. One of which the queue knows nothing now counts as there: a queue that does not answer is
+        not sent more.
+        """
+        n_ready = self._count("READY")
         if not n_ready:
+            self._remember(n_idle=0, wait_until=0.0)
             return 0
-        waiting, running = self._workers.count()
-        room = self.max_queued - waiting - running - sum(self._reserved.count())
-        needed = n_ready if self.reserve else -(-n_ready // self.profile.jobs_at_once) - waiting
-        return max(0, min(room, needed))
+        n_reserved_running = self._look()
+        if time.time() < self.notes.wait_until:
+            return 0
+        room = self.max_queued - len(self.notes.workers) - len(self.notes.reserved)
+        each = self.profile.jobs_at_once
+        if self.reserve:
+            return max(0, min(room, n_ready))
+        busy = max(0, self._count("RUNNING") - n_reserved_running)
+        needed = math.ceil((n_ready + busy) / each) - len(self.notes.workers)
+        return max(0, min(room, needed, math.ceil(n_ready / each)))
+
+    def _count(self, state: str) -> int:
+        query = {**self.fworker.query, "state": state}
+        return int(patiently(lambda: self.launchpad.fireworks.count_documents(query), "looking for jobs"))
+
+    def _look(self) -> int:
+        """Forget what has ended, and see whether it has done anything; return how many reserved ones run."""
+        noted = [*(worker.id for worker in self.notes.workers), *self.notes.reserved]
+        states = job_states(noted, str(self.adapter.q_type).lower()) if noted else {}
+        ended = [worker for worker in self.notes.workers if states[worker.id] == "gone"]
+        reserved = [job for job in self.notes.reserved if states[job] != "gone"]
+        n_idle, wait_until = self.notes.n_idle, self.notes.wait_until
+        for worker in ended:
+            if self._begun_since(worker):
+                n_idle, wait_until = 0, 0.0
+                continue
+            n_idle += 1
+            pause = min(FIRST_PAUSE_S * 2 ** (n_idle - 1), LONGEST_PAUSE_S)
+            wait_until = time.time() + pause
+            logger.warning(
+                "Worker %s of profile '%s' ended without beginning one of the jobs that wait (%d in a row): "
+                "the next is sent in %.0f s. Look at what it wrote below %s.",
+                worker.id, self.profile.name, n_idle, pause, self.folder,
+            )  # fmt: skip
+        kept = [worker for worker in self.notes.workers if states[worker.id] != "gone"]
+        self._remember(workers=kept, reserved=reserved, n_idle=n_idle, wait_until=wait_until)
+        return sum(states[job] == "running" for job in reserved)
+
+    def _begun_since(self, worker: SentWorker) -> bool:
+        """Return whether a worker of this profile has begun a job since this one was sent."""
+        query = {"launch_id": {"$gte": worker.next_launch}, "fworker.category": self.profile.category}
+        return patiently(lambda: self.launchpad.launches.find_one(query, ["launch_id"]), "looking for jobs") is not None
+
+    def _remember(self, **changes: Any) -> None:
+        notes = self.notes.model_copy(update=changes)
+        if notes != self.notes:
+            self.notes = notes
+            write_atomically(self._path, notes.model_dump_json().encode())
 
     def send(self) -> str:
         """Send one.
@@ -136,6 +170,7 @@ class Launcher:
         """
         from fireworks.queue.queue_launcher import launch_rocket_to_queue
 
+        numbers = patiently(lambda: self.launchpad.fw_id_assigner.find_one({}), "looking for jobs") or {}
         job = launch_rocket_to_queue(
             self.launchpad, self.fworker, self.adapter, str(self._block()), self.reserve, "WARNING", True
         )
@@ -146,7 +181,11 @@ class Launcher:
                 f"The queue did not take a worker of profile '{self.profile.name}'; its words stand above.",
                 remedy="Check the profile's queue, account and limits, and 'atomfoundry doctor'.",
             )
-        (self._reserved if self.reserve else self._workers).add(str(job))
+        if self.reserve:
+            self._remember(reserved=[*self.notes.reserved, str(job)])
+        else:
+            sent = SentWorker(id=str(job), next_launch=numbers.get("next_launch_id", 1))
+            self._remember(workers=[*self.notes.workers, sent])
         return str(job)
 
     def future(self) -> bool:
@@ -282,6 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except AtomfoundryError as error:
         parser.exit(2, f"{error}\n")
+    except PyMongoError as error:
+        parser.exit(1, f"The database does not answer: {str(error).partition(', Timeout')[0][:200]}\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import runpy
@@ -19,7 +20,6 @@ from fireworks.core.launchpad import LaunchPad
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from jobflow import JobStore
 
-from atomfoundry.running.cluster import launcher
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.initialise import cluster_files, init_cluster, write_cluster
 from atomfoundry.running.cluster.layout import ClusterLayout
@@ -278,23 +278,21 @@ def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
     assert len((tmp_path / "sent").read_text().splitlines()) == n_sent, done.stderr
 
 
-def test_workers_that_ended_are_forgotten(tmp_path, monkeypatch):
-    states = {"1": "running", "2": "pending", "3": "gone", "4": "unknown"}
-    monkeypatch.setattr(launcher, "job_states", lambda ids, scheduler: {job: states[job] for job in ids})
-    workers = launcher.SentWorkers(tmp_path / "workers", "slurm")
-    assert workers.count() == (0, 0)
-    for job in states:
-        workers.add(job)
-    assert workers.count() == (2, 1)
-    assert workers.ids() == ["1", "2", "4"]
-
-
 @pytest.mark.parametrize(("arguments", "said"), [(["big"], "usage"), (["md", "--nlaunches", "x"], "is no number")])
 def test_what_the_launcher_does_not_know(tmp_path, arguments, said):
     layout = make(tmp_path / "p")
     done = subprocess.run([str(layout.launch_script), *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_second_launcher_says_that_it_leaves(tmp_path):
+    layout = make(tmp_path / "p")
+    with (layout.launches("md") / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([str(layout.launch_script), "md"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0
+    assert "Another launcher of profile md runs" in done.stderr
 
 
 def test_compose(tmp_path):
