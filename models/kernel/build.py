@@ -90,7 +90,7 @@ def compile_library(files_: dict[str, str], main: str, *, name: str, flags: list
     Raises
     ------
     ModelError
-        With the compiler's last lines, if it fails.
+        With the compiler's last lines, if it fails; if the home folder cannot be written to.
     """
     command = compiler()
     digest = hashlib.sha256()
@@ -104,15 +104,25 @@ def compile_library(files_: dict[str, str], main: str, *, name: str, flags: list
         digest.update(b"\0")
     folder = settings().home_dir / "kernels"
     library = folder / f"{name}-{digest.hexdigest()[:24]}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as temporary:
+    try:
+        if not library.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(command, files_, main, library, flags or [])
+    except OSError as error:
+        raise ModelError(
+            f"No kernel can be made in {folder}: {error}.",
+            remedy="Name a folder that you may write to and run from: ATOMFOUNDRY_HOME.",
+        ) from error
+    return library
+
+
+def _compile(command: str, files_: dict[str, str], main: str, library: Path, flags: list[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as temporary:
         work = Path(temporary)
         for file, text in files_.items():
             (work / file).write_text(text)
         made = work / "kernel.so"
-        arguments = [command, *FLAGS, "-o", str(made), str(work / main), *(flags or [])]
+        arguments = [command, *FLAGS, "-o", str(made), str(work / main), *flags]
         try:
             done = subprocess.run(arguments, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -127,13 +137,24 @@ def compile_library(files_: dict[str, str], main: str, *, name: str, flags: list
             os.fsync(handle.fileno())
         made.replace(library)
     logger.info("Compiled %s", library)
-    return library
 
 
 @lru_cache(maxsize=64)
 def load_library(path: Path) -> ctypes.CDLL:
-    """Load a compiled kernel and declare its functions."""
-    library = ctypes.CDLL(str(path))
+    """Load a compiled kernel and declare its functions.
+
+    Raises
+    ------
+    ModelError
+        If the system does not load it, e.g. from a file system without execution.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ModelError(
+            f"The kernel {path} cannot be loaded: {error}.",
+            remedy="Name a folder that you may write to and run from: ATOMFOUNDRY_HOME.",
+        ) from error
     pointer: Any = ctypes.c_void_p
     number, large = ctypes.c_int, ctypes.c_int64
     library.foundry_kernel_size.restype = large

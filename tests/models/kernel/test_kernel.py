@@ -197,6 +197,23 @@ def test_without_a_compiler_pytorch_evaluates_and_says_so(monkeypatch, caplog):
     assert torch.allclose(out["energy"], model.forward_edges(batch_of(carbide()))["energy"].detach(), rtol=1e-12)
 
 
+def test_a_home_that_cannot_be_written_costs_speed_alone(monkeypatch, caplog, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(settings(), "home", tmp_path / "file")
+    evaluation._say_once.cache_clear()
+    model = Allegro(config(seed=9))
+    with caplog.at_level(logging.WARNING):
+        out = model(batch_of(carbide()))
+    assert f"No kernel can be made in {tmp_path}" in caplog.text
+    assert torch.allclose(out["energy"], model.forward_edges(batch_of(carbide()))["energy"].detach(), rtol=1e-12)
+
+
+def test_a_library_that_the_system_does_not_load(tmp_path):
+    (tmp_path / "kernel.so").write_bytes(b"no library")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        build.load_library(tmp_path / "kernel.so")
+
+
 def test_a_setting_turns_it_off(monkeypatch):
     monkeypatch.setattr(settings(), "kernel", "off")
     assert find_kernel(Allegro(config())) is None
