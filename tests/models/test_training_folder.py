@@ -306,11 +306,11 @@ def test_wrong_settings_are_named(xyz, tmp_path):
 def test_profiles_and_presets_are_starting_points(xyz):
     settings = plan(xyz, profile="finetune", training={"max_epochs": 7}, seed=4).settings()
     assert (settings.max_epochs, settings.lr, settings.clip_norm, settings.seed) == (7, 1e-4, 100.0, 4)
-    from atomfoundry.models.training_folder import _config
+    from atomfoundry.models.first_model import new_config
 
     head = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.2, seed=0)
     for preset, width, cutoff in (("fm64", 64, 5.2), ("fm256", 256, 5.2), ("fm512", 512, 5.2), ("alumina", 128, 3.0)):
-        config = _config(plan(xyz, preset=preset, architecture={}), [head])
+        config = new_config(plan(xyz, preset=preset, architecture={}), [head])
         assert (config.latent_width, config.cutoff, config.type_names) == (width, cutoff, ["Cu"])
     assert isinstance(plan(xyz), TrainingPlan)
     assert Path(xyz).exists()
