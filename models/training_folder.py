@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,6 +140,8 @@ def train_folder(
         n_processes = processes.size
         if n_processes > settings.batch_size * (settings.batches_per_step or n_processes):
             say(f"A step has {settings.batch_size} structures: some of the {n_processes} processes have nothing to do.")
+        if where == "cpu" and processes.alone and "num_threads" not in plan.training and (n_cores := _cores()) > 1:
+            say(f"One of {n_cores} cores trains: --threads takes more.")
         result = train(
             first.model.to(where),
             {head.name: head.train for head in heads},
@@ -181,6 +184,11 @@ def train_folder(
     # last, because it says that all is there
     replace_text(folder / RECORD, _text(record))
     return TrainedFolder(folder, record, trained_now=True)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(folder: Path, plan: TrainingPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models import load_model
 from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
+from atomfoundry.models.training import process_group
+from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training_folder import train_folder
 
 SMALL = {
@@ -226,6 +229,21 @@ def test_another_training_is_refused(xyz, tmp_path):
         train_folder(plan(xyz), tmp_path / "photos")
     with pytest.raises(ConfigurationError, match="is a file"):
         train_folder(plan(xyz), xyz)
+
+
+def test_processes_without_work_are_mentioned(xyz, tmp_path, monkeypatch):
+    class Three(Processes):
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(process_group, "process_group", lambda device: nullcontext(Three(0, 3)))
+    said = []
+    for batch_size in (2, 3):
+        run = plan(xyz, training={"max_epochs": 0, "batch_size": batch_size})
+        record = train_folder(run, tmp_path / str(batch_size), say=said.append).record
+        assert record["n_processes"] == 3
+    told = [text for text in said if "processes" in text]
+    assert told == ["A step has 2 structures: some of the 3 processes have nothing to do."]
 
 
 def test_two_heads_with_their_own_levels(xyz, tmp_path):
