@@ -216,6 +216,12 @@ def _start(plan: TrainingPlan, heads: Sequence[HeadData], references: dict[str, 
             )
     model = foundation = load_model(plan.start)
     present = {each.name for each in model.config.heads}
+    if plan.energies != "isolated" and all(head.name in present for head in heads):
+        raise ConfigurationError(
+            f"Isolated-atom energies '{plan.energies}' are for new heads; {plan.start} has "
+            f"{', '.join(repr(head.name) for head in heads)}, which keep theirs.",
+            remedy="Name a new head, e.g. --head ft=DATA, or leave 'energies' out.",
+        )
     for head in heads:
         if head.name in present:
             own = model.config.heads[model.head_index(head.name)].isolated_energies

@@ -138,6 +138,8 @@ def test_a_models_energies_are_corrected_by_its_errors(tmp_path):
         assert atoms.get_potential_energy() == pytest.approx(label, abs=1e-9)
     with pytest.raises(ConfigurationError, match=r"foundation_corrected.*there is none"):
         first_model(plan(energies="foundation_corrected"), [head(*frames)])
+    with pytest.raises(ConfigurationError, match=r"'lstsq' are for new heads; .*old has 'pt', which keep theirs"):
+        first_model(plan(architecture={}, start=start, energies="lstsq"), [head(*frames)])
     with pytest.raises(ConfigurationError, match=r"The scale of .*old is given"):
         first_model(plan(architecture={}, start=start, scale="per_element"), [head(*frames)])
 
