@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobflow import Maker
 
@@ -44,6 +44,9 @@ class TrainMaker(Maker):
         Fields of :class:`~atomfoundry.models.training.TrainingSettings` that differ from its defaults.
     head_weights
         Head -> weight of its loss; 1 where not given.
+    scale
+        Of a head of a new model: the RMS of all forces (``"global"``), or of those on each element
+        (``"per_element"``).
     seed
         Seed of the initial weights and of the shuffling.
     edge_cache
@@ -56,6 +59,7 @@ class TrainMaker(Maker):
     architecture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     head_weights: dict[str, float] = field(default_factory=dict)
+    scale: Literal["global", "per_element"] = "global"
     seed: int = 0
     edge_cache: str | None = None
 
@@ -126,9 +130,10 @@ class TrainMaker(Maker):
 
         from atomfoundry.models import AllegroConfig
         from atomfoundry.models.allegro.config import HeadConfig
-        from atomfoundry.models.training.energies import average_num_neighbors, force_rms
+        from atomfoundry.models.training.energies import average_num_neighbors, force_scale
 
         elements = sort_elements(symbol for doc in datasets.values() for symbol in doc.elements)
+        scaled = self.architecture.get("type_names", elements)
         heads = []
         for head, doc in datasets.items():
             missing = [symbol for symbol in doc.elements if symbol not in doc.isolated_energies]
@@ -141,7 +146,7 @@ class TrainMaker(Maker):
                 HeadConfig(
                     name=head,
                     isolated_energies=doc.isolated_energies,
-                    scale=force_rms(frames[head]),
+                    scale=force_scale(frames[head], scaled, policy=self.scale),
                     level_id=doc.level.id if doc.level else None,
                 )
             )

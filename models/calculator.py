@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomfoundry.errors import ModelError
+from atomfoundry.models.allegro.config import AllegroConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.dispersion import D3Dispersion
 from atomfoundry.models.graph import GraphBatch, build_graph
@@ -19,6 +20,12 @@ from atomfoundry.models.io import load_model
 
 FINE_TUNED = "ft"
 """Head used if none is named and the model has it; otherwise the first."""
+
+
+def default_head(config: AllegroConfig) -> str:
+    """Return the head of a model that counts where none is named: ``"ft"`` if it has it, else its first."""
+    names = [head.name for head in config.heads]
+    return FINE_TUNED if FINE_TUNED in names else names[0]
 
 
 class FoundryCalculator(Calculator):
@@ -86,9 +93,7 @@ class FoundryCalculator(Calculator):
             copied.load_state_dict(model.state_dict())
             model = copied.to(self.device).eval()
         self.model = model
-        names = [each.name for each in model.config.heads]
-        if head is None:
-            head = FINE_TUNED if FINE_TUNED in names else names[0]
+        head = default_head(model.config) if head is None else head
         self.head, self._head_index = head, model.head_index(head)
         self.dispersion = D3Dispersion(dispersion) if isinstance(dispersion, str) else dispersion
         self.output: dict[str, torch.Tensor] = {}

@@ -15,6 +15,7 @@ from atomfoundry.datasets.metadata import METADATA_FILE
 from atomfoundry.datasets.splits import split
 from atomfoundry.documents import LevelOfTheory
 from atomfoundry.errors import ConfigurationError, DatasetError
+from atomfoundry.models.training.energies import EnergyPolicy, ScalePolicy
 from atomfoundry.models.training.settings import TrainingSettings, allegro_fm_profile, finetune_profile
 
 if TYPE_CHECKING:
@@ -58,8 +59,13 @@ class TrainingPlan(BaseModel):
     training: dict[str, Any] = Field(
         default_factory=dict, description="Fields of TrainingSettings that differ from the profile"
     )
-    energies: Literal["isolated", "lstsq", "mean"] = Field(
-        default="isolated", description="Isolated-atom energies: from labelled atoms, or fitted to the frames"
+    energies: EnergyPolicy = Field(
+        default="isolated",
+        description="Isolated-atom energies: from labelled atoms, fitted to the frames, or those of the model to go on "
+        "from, corrected by a fit to its errors ('foundation_corrected')",
+    )
+    scale: ScalePolicy = Field(
+        default="global", description="Of a head of a new model: the RMS of all forces, or of those on each element"
     )
     valid_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="Share of the frames, by groups, that validates where no set is given"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from atomfoundry.datasets.files import replace_text
 from atomfoundry.deadline import NoTimeLeftError, reason_to_stop
 from atomfoundry.documents.model import EpochRecord
-from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
+from atomfoundry.errors import ConfigurationError
 from atomfoundry.models.accuracy import Accuracy
 from atomfoundry.models.prediction import predict
 from atomfoundry.models.train_plan import HeadData, TrainingPlan, read_head
@@ -21,11 +22,14 @@ from atomfoundry.models.train_plan import HeadData, TrainingPlan, read_head
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from atomfoundry.models.allegro.config import AllegroConfig
     from atomfoundry.models.allegro.model import Allegro
+    from atomfoundry.models.training.process_group import Device
 
 PLAN, RECORD, HISTORY, MODEL, PAGE = "plan.json", "training.json", "history.json", "model", "errors.html"
 """Files of the folder: the plan; what came of it; the learning curve; the model; the page of errors."""
+
+IN_MODEL = ("plan", "reference_energies", "data", "data_hash", "metrics", "settings", "provenance")
+"""What the model's own metadata have of the record."""
 
 
 @dataclass
@@ -37,7 +41,8 @@ class TrainedFolder:
     path
         The folder.
     record
-        ``training.json``: plan, settings, data, errors, provenance.
+        ``training.json``: plan, settings, data, errors, provenance. Empty in all processes but the first where
+        several have just trained.
     trained_now
         False where it was finished before.
     """
@@ -61,23 +66,27 @@ def train_folder(
     plan: TrainingPlan,
     path: str | Path,
     *,
+    device: Device = "cpu",
     callback: Callable[[EpochRecord], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
     provenance: Mapping[str, Any] | None = None,
 ) -> TrainedFolder:
     """Train as a plan says, into a folder; the same call goes on where it was stopped.
 
-    A finished folder is not trained again. It holds ``plan.json``, ``checkpoint/``, and in the end ``model/``,
-    ``history.json``, ``training.json`` and ``errors.html``.
+    Processes that ``torchrun`` started train together; the first one writes and evaluates. A finished folder is not
+    trained again. It holds ``plan.json``, ``checkpoint/``, and in the end ``model/``, ``history.json``,
+    ``training.json`` and ``errors.html``.
 
     Parameters
     ----------
     plan
         Data, model, settings.
     path
-        The folder; made if absent.
+        The folder; made if absent. Several processes all see it.
+    device
+        Where to train: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
     callback
-        Called with each epoch's record.
+        Called with each epoch's record, in the first process.
     say
         Called with a sentence now and then.
     provenance
@@ -86,7 +95,7 @@ def train_folder(
     Raises
     ------
     ConfigurationError
-        If a setting is wrong, or the folder holds another training.
+        If a setting is wrong, the folder holds another training, or there is no such device.
     DatasetError
         If data cannot be read, or there is nothing to train on.
     TrainingError
@@ -94,11 +103,14 @@ def train_folder(
     NoTimeLeftError
         If the process must end before the training is at its end; its checkpoint is there.
     """
+    from atomfoundry.models.first_model import first_model
     from atomfoundry.models.io import save_model
+    from atomfoundry.models.training.process_group import first_process, process_group, training_device
     from atomfoundry.models.training.trainer import train
 
     folder = Path(path)
     settings = plan.settings()
+    where = training_device(device)
     _claim(folder, plan)
     heads = [
         read_head(n, h, valid_fraction=plan.valid_fraction, seed=plan.seed, split_groups=plan.split_groups)
@@ -117,30 +129,42 @@ def train_folder(
             f"Head '{head.name}': {len(head.train)} frames to train on, {len(head.valid)} to validate, "
             f"{len(head.test)} to test"
         )
-    model = _start(plan, heads) if plan.start else _config(plan, heads)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / PLAN, _text(plan.model_dump(mode="json")))
+    first = first_model(plan, heads)
     validation = {head.name: head.valid for head in heads if head.valid}
-    result = train(
-        model,
-        {head.name: head.train for head in heads},
-        validation or None,
-        settings=settings,
-        directory=folder,
-        head_weights={name: head.weight for name, head in plan.heads.items()},
-        callback=callback,
-    )
+    with process_group(where) as processes:
+        # all have looked at the folder before the first one writes into it
+        processes.wait()
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / PLAN, _text(plan.model_dump(mode="json")))
+        n_processes = processes.size
+        if n_processes > settings.batch_size * (settings.batches_per_step or n_processes):
+            say(f"A step has {settings.batch_size} structures: some of the {n_processes} processes have nothing to do.")
+        if where == "cpu" and processes.alone and "num_threads" not in plan.training and (n_cores := _cores()) > 1:
+            say(f"One of {n_cores} cores trains: --threads takes more.")
+        result = train(
+            first.model.to(where),
+            {head.name: head.train for head in heads},
+            validation or None,
+            settings=settings,
+            directory=folder,
+            head_weights={name: head.weight for name, head in plan.heads.items()},
+            callback=callback,
+        )
     if result.interrupted:
         raise NoTimeLeftError(
             f"The training in {folder} was interrupted in epoch {result.n_epochs + 1}, because {reason_to_stop()}.",
             remedy="Run the same command again: it goes on from its checkpoint.",
         )
+    if not first_process():
+        return TrainedFolder(folder, {}, trained_now=True)
     accuracies = _judge(result.model, heads)
     record = {
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": plan.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "config": result.model.config.model_dump(mode="json"),
+        "reference_energies": first.records(),
         "data": {head.name: head.sources for head in heads},
         "data_hash": data_hash,
         "frames": {head.name: {s: len(getattr(head, s)) for s in ("train", "valid", "test")} for head in heads},
@@ -149,19 +173,22 @@ def train_folder(
         "n_epochs": result.n_epochs,
         "best_epoch": result.best_epoch,
         "training_time_s": result.wall_time_s,
+        "device": where,
+        "n_processes": n_processes,
         "n_parameters": sum(p.numel() for p in result.model.parameters()),
         "provenance": dict(provenance or {}),
     }
-    save_model(
-        result.model,
-        folder / MODEL,
-        metadata={key: record[key] for key in ("plan", "data", "data_hash", "metrics", "settings", "provenance")},
-    )
+    save_model(result.model, folder / MODEL, metadata={key: record[key] for key in IN_MODEL})
     replace_text(folder / HISTORY, _text([entry.model_dump(mode="json") for entry in result.history]))
     _page(folder, accuracies)
     # last, because it says that all is there
     replace_text(folder / RECORD, _text(record))
     return TrainedFolder(folder, record, trained_now=True)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(folder: Path, plan: TrainingPlan) -> None:
@@ -190,112 +217,6 @@ def _claim(folder: Path, plan: TrainingPlan) -> None:
             f"{folder} holds another training: {', '.join(differing)} differ.",
             remedy="Give the same settings to go on, or name another folder.",
         )
-
-
-def _config(plan: TrainingPlan, heads: list[HeadData]) -> AllegroConfig:
-    """Return the configuration of a new model."""
-    from ase.data import atomic_numbers
-    from pydantic import ValidationError
-
-    from atomfoundry.models.allegro import config as architectures
-    from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
-    from atomfoundry.models.training.energies import average_num_neighbors, force_rms
-
-    heads_config = [
-        HeadConfig(
-            name=head.name,
-            isolated_energies=_isolated_energies(plan, head),
-            scale=force_rms(head.train),
-            level_id=head.level.id if head.level else None,
-        )
-        for head in heads
-    ]
-    values: dict[str, Any] = {"heads": heads_config, "seed": plan.seed, **plan.architecture}
-    names = sorted({symbol for head in heads for symbol in _elements(head)}, key=atomic_numbers.__getitem__)
-    preset = {
-        "fm64": architectures.allegro_fm64,
-        "fm256": architectures.allegro_fm256,
-        "fm512": architectures.allegro_fm512,
-        "alumina": architectures.alumina,
-    }[plan.preset]
-    default = 3.0 if plan.preset == "alumina" else AllegroConfig.model_fields["cutoff"].default
-    try:
-        cutoff = float(values.get("cutoff", default))
-        if "avg_num_neighbors" not in values:
-            values["avg_num_neighbors"] = average_num_neighbors(
-                [a for head in heads for a in head.train], cutoff=cutoff
-            )
-        return preset(values.pop("type_names", names), **values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"Architecture setting '{key}': {first['msg']}.",
-            remedy=f"Valid: {', '.join(AllegroConfig.model_fields)}.",
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"Architecture: {error}.", remedy="Correct it.") from error
-
-
-def _elements(head: HeadData) -> list[str]:
-    from ase.data import atomic_numbers
-
-    found = {symbol for atoms in head.train + head.valid + head.test for symbol in atoms.get_chemical_symbols()}
-    return sorted(found, key=atomic_numbers.__getitem__)
-
-
-def _isolated_energies(plan: TrainingPlan, head: HeadData) -> dict[str, float]:
-    from atomfoundry.models.training.energies import fit_reference_energies
-
-    try:
-        return fit_reference_energies(
-            head.train, _elements(head), policy=plan.energies, isolated_energies=head.isolated_energies
-        ).energies
-    except TrainingError as error:
-        raise TrainingError(f"Head '{head.name}': {error.message}", remedy=_remedy(error)) from error
-
-
-def _remedy(error: TrainingError) -> str | None:
-    if "isolated-atom energy" in error.message:
-        return (
-            "Add frames of the single atoms, give 'isolated_energies' in the settings file, or fit them: "
-            "--energies lstsq."
-        )
-    return error.remedy
-
-
-def _start(plan: TrainingPlan, heads: list[HeadData]) -> Allegro:
-    """Return the model to go on from; a head that it lacks begins as a copy of its first one."""
-    from atomfoundry.models.finetuning import with_fine_head
-    from atomfoundry.models.io import load_model
-
-    assert plan.start is not None
-    if plan.architecture:
-        raise ConfigurationError(
-            f"The architecture of {plan.start} is given.", remedy="Leave 'architecture' out, or --start."
-        )
-    model = load_model(plan.start)
-    present = {each.name for each in model.config.heads}
-    for head in heads:
-        if head.name in present:
-            own = model.config.heads[model.head_index(head.name)].isolated_energies
-            known = set(own) or set(model.config.type_names)
-        else:
-            known = set(model.config.type_names)
-        missing = [symbol for symbol in _elements(head) if symbol not in known]
-        if missing:
-            raise DatasetError(
-                f"Head '{head.name}': {plan.start} does not know {', '.join(missing)}.",
-                remedy="Train a new model, or leave these frames out.",
-            )
-        if head.name not in present:
-            model = with_fine_head(
-                model,
-                name=head.name,
-                isolated_energies=_isolated_energies(plan, head),
-                level_id=head.level.id if head.level else None,
-            )
-    return model
 
 
 def _judge(model: Allegro, heads: list[HeadData]) -> list[Accuracy]:

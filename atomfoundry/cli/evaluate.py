@@ -33,7 +33,8 @@ def evaluate_command(
     ],
     data: Annotated[list[str], typer.Argument(help="Dataset folders, or files of labelled frames.")],
     head: Annotated[
-        list[str] | None, typer.Option(help="Readout head of a model (default: the first); repeatable, or 'all'.")
+        list[str] | None,
+        typer.Option(help="Readout head of a model (default: 'ft', or else the first); repeatable, or 'all'."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split of the datasets.")] = None,
     file_format: Annotated[
@@ -112,6 +113,7 @@ def _predictor(
         if heads:
             raise InputError(f"{spec.label} has no heads.", remedy="Leave --head out.")
         return calculator_of(spec), spec.label, {"": {}}
+    from atomfoundry.models.calculator import default_head
     from atomfoundry.models.io import load_model
 
     folder = Path(spec.model)
@@ -125,7 +127,7 @@ def _predictor(
     known = {each.name: each.isolated_energies for each in model.config.heads}
     if heads == ["all"] and "all" not in known:
         return model, str(folder), known
-    chosen = heads or [spec.kwargs.get("head") or next(iter(known))]
+    chosen = heads or [spec.kwargs.get("head") or default_head(model.config)]
     for each in chosen:
         model.head_index(each)
     return model, str(folder), {each: known[each] for each in chosen}

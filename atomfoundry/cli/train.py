@@ -45,6 +45,22 @@ class Energies(StrEnum):
     isolated = "isolated"
     lstsq = "lstsq"
     mean = "mean"
+    foundation_corrected = "foundation_corrected"
+
+
+class Scale(StrEnum):
+    """What energies of a new model are in units of."""
+
+    whole = "global"
+    per_element = "per_element"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 def train_command(
@@ -69,7 +85,13 @@ def train_command(
         typer.Option("--split-groups", help="Hold out frames of groups that are trained on, e.g. of one trajectory."),
     ] = False,
     energies: Annotated[
-        Energies | None, typer.Option(help="Isolated-atom energies: labelled, or fitted (default: isolated).")
+        Energies | None,
+        typer.Option(
+            help="Isolated-atom energies: labelled, fitted, or the start model's, corrected (default: isolated)."
+        ),
+    ] = None,
+    scale: Annotated[
+        Scale | None, typer.Option(help="Force RMS a new model is scaled by: of all atoms, or by element.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Same as --set max_epochs=N.")] = None,
     change: Annotated[
@@ -81,16 +103,22 @@ def train_command(
         str, typer.Option("--format", help="Of data files, e.g. 'mace' or 'nequip' (default: by name).")
     ] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and validation frames.")] = None,
+    device: Annotated[Device, typer.Option(help="'auto': a GPU where there is one for each process.")] = Device.auto,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each process on the CPU (default: OMP_NUM_THREADS, or else 1).")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live progress.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model from labelled frames; the same command goes on where it was stopped.
 
     Exit status 75: not at its end, because the process was asked to stop or its time was up; run it again.
+    Several processes: torchrun --nproc-per-node 4 -m atomfoundry.cli.main train DATASET -o DIR.
     The folder gets model/, history.json, training.json (settings, data, errors, versions) and errors.html.
     """
-    from atomfoundry.deadline import stop_signals
+    from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError, stop_signals
     from atomfoundry.models.train_plan import training_plan
+    from atomfoundry.models.training.process_group import first_process, threads_asked_for
     from atomfoundry.models.training_folder import train_folder
 
     values = _from_file(settings) if settings else {}
@@ -98,7 +126,7 @@ def train_command(
     if file_format:
         for each in values["heads"].values():
             each["format"] = file_format
-    for key, option in (("preset", preset), ("profile", profile), ("energies", energies)):
+    for key, option in (("preset", preset), ("profile", profile), ("energies", energies), ("scale", scale)):
         if option is not None:
             values[key] = option.value
     if seed is not None:
@@ -112,10 +140,23 @@ def train_command(
         _nested(values, [group or "training", name], value)
     if epochs is not None:
         _nested(values, ["training", "max_epochs"], epochs)
+    if threads is not None:
+        _nested(values, ["training", "num_threads"], threads)
     plan = training_plan(values, where=str(settings or "command line"))
-    with stop_signals(), _progress(plan.settings().max_epochs, shown=not (quiet or as_json)) as show:
-        say = (lambda text: None) if as_json or quiet else (lambda text: errors.print(text, highlight=False))
-        trained = train_folder(plan, output, callback=show, say=say, provenance=_provenance())
+    if "num_threads" not in plan.training and (asked := threads_asked_for()) is not None:
+        plan.training["num_threads"] = asked
+    first = first_process()
+    shown = first and not (quiet or as_json)
+    with stop_signals(), _progress(plan.settings().max_epochs, shown=shown) as show:
+        say = (lambda text: errors.print(text, highlight=False)) if shown else (lambda text: None)
+        try:
+            trained = train_folder(plan, output, device=device.value, callback=show, say=say, provenance=_provenance())
+        except NoTimeLeftError:
+            if first:
+                raise
+            raise typer.Exit(NO_TIME_STATUS) from None
+    if not first:
+        return
     record = trained.record
     if as_json:
         print_json({"model": str(trained.model), "trained_now": trained.trained_now, **record})

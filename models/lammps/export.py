@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomfoundry.errors import ModelError
-from atomfoundry.models.calculator import FINE_TUNED
+from atomfoundry.models.calculator import default_head
 from atomfoundry.models.kernel.exported import exported_sources, write_exported
 from atomfoundry.models.lammps.installation import LammpsInstallation, find_lammps
 from atomfoundry.models.lammps.plugin import PLUGIN, compile_plugin
@@ -72,9 +72,7 @@ def export_lammps(
 
     if not isinstance(model, Allegro):
         model = load_model(model)
-    names = [each.name for each in model.config.heads]
-    if head is None:
-        head = FINE_TUNED if FINE_TUNED in names else names[0]
+    head = default_head(model.config) if head is None else head
     known = _elements_of(model, head)
     if structure is None:
         structure = made_up_crystal(known[:EXAMPLE_ELEMENTS])
@@ -97,7 +95,7 @@ def export_lammps(
         "default_head": head,
         "elements": elements,
         "head": head,
-        "heads": names,
+        "heads": [each.name for each in model.config.heads],
         "known": known,
         "model": MODEL_FILE,
         "plugin": PLUGIN,

@@ -9,44 +9,54 @@ The job file is TOML or JSON; its paths are relative to its folder::
 
     directory = "training"                    # checkpoint, training.csv
     output = "model"                          # the model folder, written at the end
-    edge_cache = "edges"                      # optional
     train = {pt = "dataset", ft = "fine.extxyz"}
-    valid = {pt = "dataset"}
-    start = "pretrained"                      # a model folder, or the fields of AllegroConfig:
-    [architecture]
-    type_names = ["Ar"]
+
+That is enough for a new model. The rest is optional::
+
+    edge_cache = "edges"                      # keeps neighbour lists
+    valid = {pt = "dataset"}                  # its split 'valid'
+    energies = "isolated"                     # of free atoms; or fitted: 'lstsq', 'mean'
+    scale = "global"                          # or 'per_element'
+    preset = "fm64"                           # size of the new model
+    device = "cpu"                            # or 'cuda', 'auto'
+    head_weights = {ft = 0.5}
+    [architecture]                            # fields of AllegroConfig that differ from the preset
+    cutoff = 6.0
     [[architecture.heads]]
     name = "pt"
     isolated_energies = {Ar = 0.0}
     [settings]                                # fields of TrainingSettings
     max_epochs = 100
 
+What a new model's architecture leaves out comes from the training frames, as with ``atomfoundry train``: elements,
+neighbours, and of each head isolated-atom energies (a dataset's own, or single atoms among the frames) and scale. With
+``start = "model"``, a model folder, that model is trained further, and heads that it lacks begin as copies of its
+first.
+
 Under ``torchrun`` a SIGTERM, the end of a Slurm job or ``ATOMFOUNDRY_DEADLINE`` stops all processes between two steps;
-the same command goes on. Exit codes: 0 done, or stopped in time (then there is no model folder yet), 1 failed, 2 a
-wrong job file.
+the same command goes on. Exit codes: 0 done; 1 failed; 2 a wrong job file; 75 stopped in time, there is no model
+folder yet, run the same command again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomfoundry.deadline import NO_TIME_STATUS, stop_signals
 from atomfoundry.errors import AtomfoundryError, ConfigurationError, InputError
-from atomfoundry.models.allegro.config import AllegroConfig
-from atomfoundry.models.allegro.model import Allegro
-from atomfoundry.models.io import load_model, save_model
+from atomfoundry.models.first_model import FirstModel, first_model
+from atomfoundry.models.io import save_model
+from atomfoundry.models.train_plan import HeadData, HeadPlan, Preset, TrainingPlan
+from atomfoundry.models.training.energies import EnergyPolicy, ScalePolicy
 from atomfoundry.models.training.logs import LiveLine
+from atomfoundry.models.training.process_group import Device, process_group, training_device
 from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.settings import TrainingSettings
@@ -65,14 +75,19 @@ class TrainingJob(BaseModel):
         min_length=1, description="Head -> dataset folder (its split 'train') or file of frames that ASE reads"
     )
     valid: dict[str, Path] = Field(default_factory=dict, description="The same with the split 'valid'")
-    start: Path | None = Field(default=None, description="Model folder to go on from")
-    architecture: AllegroConfig | None = Field(default=None, description="Of a new model")
+    start: Path | None = Field(default=None, description="Model folder to go on from; heads it lacks are added")
+    preset: Preset = Field(default="fm64", description="Size of a new model")
+    architecture: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of AllegroConfig of a new model that differ from the preset"
+    )
+    energies: EnergyPolicy = Field(default="isolated", description="Isolated-atom energies of new heads")
+    scale: ScalePolicy = Field(default="global", description="Of the heads of a new model")
     settings: TrainingSettings = TrainingSettings()
     head_weights: dict[str, float] = Field(default_factory=dict)
     directory: Path = Field(description="Folder of the checkpoint and the logs")
     output: Path = Field(description="Model folder to write")
     edge_cache: Path | None = Field(default=None, description="Folder that keeps the edges")
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
 
 
 def read_job(path: str | Path) -> TrainingJob:
@@ -104,10 +119,8 @@ def read_job(path: str | Path) -> TrainingJob:
         raise ConfigurationError(
             f"{path}: '{key}': {first['msg']}.", remedy=f"Valid: {', '.join(TrainingJob.model_fields)}."
         ) from error
-    if (job.start is None) == (job.architecture is None):
-        raise ConfigurationError(
-            f"{path} names {'both' if job.start else 'neither'} of 'start' and 'architecture'.", remedy="Name one."
-        )
+    if job.start is not None and job.architecture:
+        raise ConfigurationError(f"{path} names both of 'start' and 'architecture'.", remedy="Name one.")
     base = path.resolve().parent
     changes: dict[str, Any] = {
         name: base / value for name in ("start", "directory", "output", "edge_cache") if (value := getattr(job, name))
@@ -162,13 +175,13 @@ def run_job(job: TrainingJob) -> TrainingResult:
     TrainingError
         See :func:`~atomfoundry.models.training.train`.
     """
-    model = load_model(job.start) if job.start is not None else Allegro(_architecture(job))
     frames = {head: read_frames(path, split="train") for head, path in job.train.items()}
     unseen = {head: read_frames(path, split="valid") for head, path in job.valid.items()}
+    first = _first(job, frames, unseen)
     processes = Processes.current()
     with LiveLine(job.settings.max_epochs) as show:
         result = train(
-            model.to(job.device),
+            first.model.to(training_device(job.device)),
             frames,
             unseen or None,
             settings=job.settings,
@@ -180,6 +193,7 @@ def run_job(job: TrainingJob) -> TrainingResult:
     if processes.first and not result.interrupted:
         metadata = {
             "training": job.settings.model_dump(mode="json"),
+            "reference_energies": first.records(),
             "n_processes": processes.size,
             "n_epochs": result.n_epochs,
             "stop_reason": result.stop_reason,
@@ -190,41 +204,32 @@ def run_job(job: TrainingJob) -> TrainingResult:
     return result
 
 
-def _architecture(job: TrainingJob) -> AllegroConfig:
-    assert job.architecture is not None
-    return job.architecture
+def _first(job: TrainingJob, frames: dict[str, list[Atoms]], unseen: dict[str, list[Atoms]]) -> FirstModel:
+    """Return the model that the training begins with."""
+    plan = TrainingPlan(
+        heads={name: HeadPlan(data=[str(path)]) for name, path in job.train.items()},
+        preset=job.preset,
+        architecture=job.architecture,
+        energies=job.energies,
+        scale=job.scale,
+        start=None if job.start is None else str(job.start),
+        seed=job.settings.seed,
+    )
+    return first_model(
+        plan, [_head(name, path, frames[name], unseen.get(name, [])) for name, path in job.train.items()]
+    )
 
 
-@contextmanager
-def process_group(device: str) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started; without it this process is alone.
+def _head(name: str, path: Path, frames: list[Atoms], unseen: list[Atoms]) -> HeadData:
+    """Return what is known about a head; a dataset tells isolated-atom energies and the level of theory."""
+    head = HeadData(name, train=frames, valid=unseen)
+    if path.is_dir():
+        from atomfoundry.datasets import Dataset
 
-    Parameters
-    ----------
-    device
-        'cpu' (gloo) or 'cuda' (NCCL, one GPU a process).
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such device.
-    """
-    if device == "cuda":
-        local, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= n_devices:
-            raise ConfigurationError(
-                f"Process {local} of this machine has no GPU of its own: there are {n_devices}.",
-                remedy='Start one process a GPU, or set device = "cpu".',
-            )
-        torch.cuda.set_device(local)
-    if "WORLD_SIZE" not in os.environ:
-        yield Processes()
-        return
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield Processes.current()
-    finally:
-        dist.destroy_process_group()
+        dataset = Dataset.open(path)
+        head.isolated_energies = dict(dataset.isolated_energies)
+        head.level = dataset.levels[0] if len(dataset.levels) == 1 else None
+    return head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(given) != 1:
             raise ConfigurationError(f"{len(given)} arguments were given.", remedy="Give one job file.")
         job = read_job(given[0])
-        with stop_signals(), process_group(job.device) as processes:
+        with stop_signals(), process_group(training_device(job.device)) as processes:
             result = run_job(job)
             if processes.first:
                 sys.stderr.write(_summary(job, result, processes) + "\n")

@@ -1,20 +1,21 @@
-"""Isolated-atom energies, force scale and neighbour statistics of a training set (ALGORITHMS 3.2, 3.3)."""
+"""Isolated-atom energies, force scales and neighbour statistics of a training set (ALGORITHMS 3.2, 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from atomfoundry.datasets import labels_of
-from atomfoundry.errors import TrainingError
+from atomfoundry.errors import ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 EnergyPolicy = Literal["isolated", "lstsq", "mean", "foundation_corrected"]
+ScalePolicy = Literal["global", "per_element"]
 
 SINGULAR_CUTOFF = 1e-8
 """Singular values below this part of the largest one count as zero."""
@@ -224,6 +225,63 @@ def force_rms(frames: Sequence[Atoms]) -> float:
             remedy="Add displaced frames with forces, or give the scale yourself.",
         )
     return value
+
+
+def force_rms_by_element(frames: Sequence[Atoms], elements: Sequence[str]) -> dict[str, float]:
+    """Return the RMS of the force components on the atoms of each element, eV/A.
+
+    Parameters
+    ----------
+    frames
+        Labelled frames.
+    elements
+        Which; one without forces, or all of whose atoms are at rest, gets the RMS of all components.
+
+    Raises
+    ------
+    TrainingError
+        If no frame has forces, or all are zero.
+    """
+    overall = force_rms(frames)
+    totals, counts = dict.fromkeys(elements, 0.0), dict.fromkeys(elements, 0)
+    for frame in frames:
+        forces = labels_of(frame)[1]
+        if forces is None:
+            continue
+        symbols = np.array(frame.get_chemical_symbols())
+        for symbol in set(symbols) & set(elements):
+            own = forces[symbols == symbol]
+            totals[symbol] += float((own**2).sum())
+            counts[symbol] += own.size
+    return {s: (totals[s] / counts[s]) ** 0.5 if totals[s] > 0 else overall for s in elements}
+
+
+def force_scale(
+    frames: Sequence[Atoms], elements: Sequence[str], *, policy: ScalePolicy = "global"
+) -> float | dict[str, float]:
+    """Return the scale s of a head: one force RMS, or element by element.
+
+    Parameters
+    ----------
+    frames
+        The head's labelled training frames.
+    elements
+        All elements of the model.
+    policy
+        ``global`` (:func:`force_rms`) or ``per_element`` (:func:`force_rms_by_element`).
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such policy.
+    TrainingError
+        If no frame has forces, or all are zero.
+    """
+    if policy not in get_args(ScalePolicy):
+        raise ConfigurationError(
+            f"There is no scale '{policy}'.", remedy=f"Take {' or '.join(map(repr, get_args(ScalePolicy)))}."
+        )
+    return force_rms(frames) if policy == "global" else force_rms_by_element(frames, elements)
 
 
 def average_num_neighbors(frames: Sequence[Atoms], *, cutoff: float) -> float:

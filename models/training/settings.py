@@ -149,7 +149,9 @@ class TrainingSettings(BaseModel):
     tensorboard: bool = Field(
         default=False, description="Write TensorBoard events into the directory; needs 'atomfoundry[tensorboard]'"
     )
-    num_threads: int | None = Field(default=1, ge=1, description="Of torch while training; None: as they are")
+    num_threads: int | None = Field(
+        default=1, ge=1, description="Of the kernel and of torch while training; None: as they are"
+    )
     seed: int = 0
 
     @model_validator(mode="after")

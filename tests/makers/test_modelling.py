@@ -178,6 +178,26 @@ def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_p
         )
 
 
+def test_a_scale_for_each_element(project: Project) -> None:
+    from atomfoundry.errors import ConfigurationError
+    from atomfoundry.makers.modelling import frames_of
+    from atomfoundry.models.training.energies import force_rms
+
+    data = dataset("scaled", bulk("Si"), [0.0, 0.01, 0.02], 3)
+    frames = {"pt": frames_of(data, "train")}
+
+    def scale(**changes: Any) -> Any:
+        maker = TrainMaker(architecture={**ARCHITECTURE, **changes.pop("architecture", {})}, **changes)
+        return maker._config({"pt": data}, frames).heads[0].scale
+
+    whole = pytest.approx(force_rms(frames["pt"]))
+    assert scale() == whole
+    assert scale(scale="per_element") == {"Si": whole}
+    assert scale(scale="per_element", architecture={"type_names": ["Si", "O"]}) == {"Si": whole, "O": whole}
+    with pytest.raises(ConfigurationError, match="no scale 'per-type'"):
+        scale(scale="per-type")
+
+
 @pytest.mark.parametrize("method", ["train", "replay"])
 def test_a_training_whose_process_must_end_is_left_to_a_later_job(
     project: Project, chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

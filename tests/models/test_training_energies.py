@@ -8,11 +8,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from atomfoundry.errors import TrainingError
+from atomfoundry.errors import ConfigurationError, TrainingError
 from atomfoundry.models.training.energies import (
     average_num_neighbors,
     fit_reference_energies,
     force_rms,
+    force_rms_by_element,
+    force_scale,
     isolated_energies_of,
 )
 
@@ -102,6 +104,27 @@ def test_force_rms():
     assert force_rms(frames) == pytest.approx(2.0)
     with pytest.raises(TrainingError, match="zero"):
         force_rms([additive("CO")])
+
+
+def test_force_rms_by_element():
+    water = labelled(molecule("H2O"), 0.0, [[4.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, -3.0]])
+    carbon = labelled(Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]), 0.0, [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    frames = [water, carbon, additive("CO")]
+    found = force_rms_by_element(frames, ["H", "C", "O", "Ar"])
+    overall = force_rms(frames)
+    assert overall == pytest.approx((38 / 15) ** 0.5)
+    assert found == {
+        "H": pytest.approx((18 / 6) ** 0.5),
+        "C": overall,  # at rest
+        "O": pytest.approx((20 / 6) ** 0.5),
+        "Ar": overall,  # not there
+    }
+    assert force_scale(frames, ["H", "C"], policy="per_element") == {"H": found["H"], "C": overall}
+    assert force_scale(frames, ["H", "C"]) == overall
+    with pytest.raises(TrainingError, match="zero"):
+        force_rms_by_element([additive("CO")], ["C", "O"])
+    with pytest.raises(ConfigurationError, match="no scale 'per-type'"):
+        force_scale(frames, ["H"], policy="per-type")
 
 
 def test_neighbour_average_leaves_isolated_atoms_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.errors import ConfigurationError, DatasetError, TrainingError
 from atomfoundry.models import load_model
 from atomfoundry.models.train_plan import HeadPlan, TrainingPlan, read_head, training_plan
+from atomfoundry.models.training import process_group
+from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training_folder import train_folder
 
 SMALL = {
@@ -228,6 +231,21 @@ def test_another_training_is_refused(xyz, tmp_path):
         train_folder(plan(xyz), xyz)
 
 
+def test_processes_without_work_are_mentioned(xyz, tmp_path, monkeypatch):
+    class Three(Processes):
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(process_group, "process_group", lambda device: nullcontext(Three(0, 3)))
+    said = []
+    for batch_size in (2, 3):
+        run = plan(xyz, training={"max_epochs": 0, "batch_size": batch_size})
+        record = train_folder(run, tmp_path / str(batch_size), say=said.append).record
+        assert record["n_processes"] == 3
+    told = [text for text in said if "processes" in text]
+    assert told == ["A step has 2 structures: some of the 3 processes have nothing to do."]
+
+
 def test_two_heads_with_their_own_levels(xyz, tmp_path):
     write_extxyz(tmp_path / "au.xyz", [*crystals("Au"), free_atom("Au")])
     heads = {"pt": {"data": str(xyz)}, "gold": {"data": [str(tmp_path / "au.xyz")], "weight": 0.5}}
@@ -306,11 +324,11 @@ def test_wrong_settings_are_named(xyz, tmp_path):
 def test_profiles_and_presets_are_starting_points(xyz):
     settings = plan(xyz, profile="finetune", training={"max_epochs": 7}, seed=4).settings()
     assert (settings.max_epochs, settings.lr, settings.clip_norm, settings.seed) == (7, 1e-4, 100.0, 4)
-    from atomfoundry.models.training_folder import _config
+    from atomfoundry.models.first_model import new_config
 
     head = read_head("pt", HeadPlan(data=str(xyz)), valid_fraction=0.2, seed=0)
     for preset, width, cutoff in (("fm64", 64, 5.2), ("fm256", 256, 5.2), ("fm512", 512, 5.2), ("alumina", 128, 3.0)):
-        config = _config(plan(xyz, preset=preset, architecture={}), [head])
+        config = new_config(plan(xyz, preset=preset, architecture={}), [head])
         assert (config.latent_width, config.cutoff, config.type_names) == (width, cutoff, ["Cu"])
     assert isinstance(plan(xyz), TrainingPlan)
     assert Path(xyz).exists()

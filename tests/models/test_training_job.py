@@ -24,6 +24,7 @@ from atomfoundry.errors import ConfigurationError, InputError
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.io import load_model, read_record, save_model
 from atomfoundry.models.training.distributed import main, read_frames, read_job
+from atomfoundry.models.training.energies import average_num_neighbors, force_rms
 from atomfoundry.models.training.logs import CSV_FILE, read_csv_log
 from atomfoundry.models.training.trainer import train
 
@@ -78,6 +79,52 @@ def test_a_toml_file_and_a_model_to_start_from(tmp_path, job_file):
     assert (job.start, job.train) == (tmp_path / "first", {"pt": tmp_path / "train.extxyz"})
     assert main([str(tmp_path / "job.toml")]) == 0
     assert not equal(weights(load_model(tmp_path / "first")), weights(load_model(tmp_path / "second")))
+
+
+def test_a_job_file_needs_no_more_than_data(tmp_path, job_file):
+    """Elements, neighbours, free atoms and scale come from the data; so does what a head's table leaves out."""
+    frames = crystals(4)
+    level = LevelOfTheory(code="test", method="lj")
+    splits = {"train": [0, 1, 2], "valid": [3]}
+    Dataset.create(tmp_path / "set", frames, level=level, splits=splits, isolated_energies={"Ar": -0.25})
+    (tmp_path / "least.toml").write_text(
+        'directory = "run"\noutput = "made"\ntrain = {pt = "set"}\n[settings]\nmax_epochs = 0\n'
+    )
+    assert main([str(tmp_path / "least.toml")]) == 0
+    config = load_model(tmp_path / "made").config
+    assert (config.type_names, config.latent_width, config.cutoff) == (["Ar"], 64, 5.2)
+    assert config.avg_num_neighbors == pytest.approx(average_num_neighbors(frames[:3], cutoff=5.2))
+    assert config.heads[0].isolated_energies == {"Ar": -0.25}
+    assert config.heads[0].scale == pytest.approx(force_rms(frames[:3]))
+    assert config.heads[0].level_id == level.id
+    record = read_record(tmp_path / "made")["metadata"]["reference_energies"]
+    assert (record["pt"]["policy"], record["pt"]["undetermined"]) == ("isolated", [])
+
+    head = '[[architecture.heads]]\nname = "pt"\nisolated_energies = {Ar = 0.5}\n'
+    (tmp_path / "table.toml").write_text(
+        'directory = "second"\noutput = "other"\ntrain = {pt = "train.extxyz"}\nscale = "per_element"\n'
+        f"[settings]\nmax_epochs = 0\n[architecture]\ncutoff = 4.5\n{head}"
+    )
+    path = job_file(train={"pt": "train.extxyz"}, architecture={"cutoff": 4.5}, energies="isolated")
+    assert main([str(tmp_path / "table.toml")]) == 0
+    head = load_model(tmp_path / "other").config.heads[0]
+    assert head.isolated_energies == {"Ar": 0.5}
+    assert head.scale == {"Ar": pytest.approx(force_rms(crystals(6)))}
+    # nothing tells the energy of the free atom: an error, not zero
+    assert main([str(path)]) == 1
+    assert main([str(job_file(architecture={"cut_off": 4.5}, energies="lstsq"))]) == 2
+
+
+def test_a_head_that_the_first_model_lacks_is_added(tmp_path, job_file):
+    job_file()
+    save_model(Allegro(config()), tmp_path / "first", metadata={})
+    (tmp_path / "job.toml").write_text(
+        'directory = "again"\noutput = "second"\nstart = "first"\nenergies = "foundation_corrected"\n'
+        'train = {pt = "train.extxyz", ft = "valid.extxyz"}\n[settings]\nmax_epochs = 0\n'
+    )
+    assert main([str(tmp_path / "job.toml")]) == 0
+    assert [head.name for head in load_model(tmp_path / "second").config.heads] == ["pt", "ft"]
+    assert set(read_record(tmp_path / "second")["metadata"]["reference_energies"]) == {"ft"}
 
 
 def test_not_at_its_end_is_another_exit_code(tmp_path, job_file, monkeypatch, capsys):
@@ -165,7 +212,6 @@ def test_frames_of_a_dataset_are_those_of_its_split(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": None}, "neither of 'start' and 'architecture'"),
         ({"start": "model"}, "both of 'start' and 'architecture'"),
         ({"train": {}}, "'train'"),
         ({"outptu": "x"}, "'outptu'"),
@@ -195,4 +241,4 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path, job_file, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(job_file, capsys):
     assert main([str(job_file(device="cuda"))]) == 2
-    assert "no GPU of its own" in capsys.readouterr().err
+    assert "there is no GPU that PyTorch can use" in capsys.readouterr().err

@@ -172,6 +172,7 @@ def test_names_of_other_programs(capsys: pytest.CaptureFixture[str], monkeypatch
         (["train", "cu.xyz", "-o", "run", "--valid", "2"], ["valid_fraction"]),
         (["train", "cu.xyz", "-o", "run", "--valid", "x=cu"], ["names no head: 'x'", "pt"]),
         (["train", "cu.xyz", "--head", "b=cu", "-o", "run", "--valid", "cu"], ["does not say for which head"]),
+        (["train", "cu.xyz", "-o", "run", "--energies", "foundation_corrected"], ["there is none", "start"]),
         (["train", "cu.xyz", "-o", "small.toml"], ["small.toml is a file"]),
         (["train", "cu.xyz", "-o", "run", "--format", "lammps"], ["no input format 'lammps'"]),
         (["evaluate", "nowhere/model", "cu.xyz"], ["nowhere/model"]),
@@ -214,6 +215,96 @@ def test_a_training_whose_time_is_up_ends_with_its_own_status(
     monkeypatch.delenv("ATOMFOUNDRY_DEADLINE")
     assert command(capsys, monkeypatch, *words)[0] == 0
     assert Path("run/model").is_dir()
+
+
+def test_threads_are_those_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option wins over the file, the file over OMP_NUM_THREADS; none of them makes it another training."""
+    import torch
+
+    from atomfoundry.models.kernel.threads import kernel_threads
+    from atomfoundry.models.training import trainer
+
+    seen: list[int] = []
+    step = trainer.Stepper.__call__
+
+    def spy(self: trainer.Stepper, *args: object, **kwargs: object) -> None:
+        seen.append(kernel_threads())
+        step(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer.Stepper, "__call__", spy)
+    words = ["train", "cu.xyz", "-s", "small.toml", "-q", "--epochs", "1"]
+    before = torch.get_num_threads()
+    weights = []
+    for number, (variable, more) in enumerate(
+        [("", []), ("2", []), ("2", ["--set", "num_threads=1"]), ("1", ["--set", "num_threads=1", "--threads", "2"])]
+    ):
+        seen.clear()
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        code, _, err = command(capsys, monkeypatch, *words, *more, "-o", f"run{number}")
+        assert code == 0, err
+        assert set(seen) == {(1, 2, 1, 2)[number]}
+        weights.append(Path(f"run{number}/model/model.safetensors").read_bytes())
+    assert torch.get_num_threads() == before
+    assert len(set(weights)) == 1
+    assert "finished before" in command(capsys, monkeypatch, *words, "--threads", "2", "-o", "run0")[1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    code, _, err = command(capsys, monkeypatch, *words, "-o", "run")
+    assert (code, Path("run").exists()) == (2, False)
+    assert "OMP_NUM_THREADS is 'many'" in err
+
+
+def test_the_device_is_one_that_there_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    words = ["train", "cu.xyz", "-s", "small.toml", "-q", "--epochs", "1", "-o"]
+    code, _, err = command(capsys, monkeypatch, *words, "run", "--device", "cuda")
+    assert (code, Path("run").exists()) == (2, False)
+    assert "no GPU that PyTorch can use" in err
+    assert "'auto'" in err
+    assert command(capsys, monkeypatch, *words, "cpu", "--device", "cpu")[0] == 0
+    assert command(capsys, monkeypatch, *words, "auto")[0] == 0
+    records = [json.loads(Path(name, "training.json").read_text()) for name in ("cpu", "auto")]
+    assert [(record["device"], record["n_processes"]) for record in records] == [("cpu", 1), ("cpu", 1)]
+    assert records[0]["metrics"] == records[1]["metrics"]
+
+
+def test_energies_that_are_not_determined_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = []
+    for seed in range(4):
+        atoms = bulk("CuAu", "rocksalt", a=5.0)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        labels = atoms.get_potential_energy(), atoms.get_forces()
+        frames.append(attach_labels(with_metadata(atoms, group_id=str(seed)), *labels))
+    write_extxyz("cuau.xyz", frames)
+    words = ["train", "cuau.xyz", "-s", "small.toml", "-q", "--epochs", "1", "-o", "run"]
+    code, _, err = command(capsys, monkeypatch, *words, "--energies", "lstsq", "--scale", "per_element")
+    assert code == 0, err
+    assert "do not determine the isolated-atom energies of Cu, Au" in caplog.text
+    record = json.loads(Path("run/training.json").read_text())
+    kept = json.loads(Path("run/model/config.json").read_text())["metadata"]["reference_energies"]
+    assert record["reference_energies"] == kept
+    assert kept["pt"]["undetermined"] == ["Cu", "Au"]
+    scale = record["config"]["heads"][0]["scale"]
+    assert set(scale) == {"Cu", "Au"}
+    assert record["plan"]["scale"] == "per_element"
+
+
+def test_a_fine_tuned_model_is_evaluated_by_its_new_head(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "-s", "small.toml", "-q", "--head", "pt=cu.xyz", "--head", "ft=cu", "--energies", "lstsq"]
+    code, _, err = command(capsys, monkeypatch, *words, "--epochs", "1", "-o", "run")
+    assert code == 0, err
+    sets = []
+    for more in ([], ["--head", "ft"], ["--head", "pt"]):
+        code, out, _ = command(capsys, monkeypatch, "evaluate", "run", "cu.xyz", "--json", *more)
+        sets.append(json.loads(out)["sets"])
+    assert sets[0][0]["metrics"]["head"] == "ft"
+    assert sets[0] == sets[1] != sets[2]
 
 
 def test_one_trajectory_needs_a_word_to_be_parted(
