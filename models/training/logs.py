@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from atomfoundry.checkpoint import write_atomically
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import TrainingError
+from atomfoundry.models.training.elements import ElementHistory
+from atomfoundry.models.training.monitor import ElementErrors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,16 +23,19 @@ if TYPE_CHECKING:
     from atomfoundry.models.training.settings import TrainingSettings
 
 CSV_FILE = "training.csv"
+ELEMENTS_FILE = "training_elements.csv"
 EVENTS_FOLDER = "tensorboard"
 COLUMNS = tuple(EpochRecord.model_fields)
 """Of the table: the fields of an epoch's record."""
+ELEMENT_COLUMNS = ("epoch", "head", "element", "n_atoms", "forces_mae", "forces_rmse", "energy_mae")
+"""Of the table of elements: validation, eV/A over components and eV/atom."""
 
 
 class EpochLog(Protocol):
     """Something that takes epoch after epoch."""
 
-    def add(self, record: EpochRecord) -> None:
-        """Write one epoch."""
+    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
+        """Write one epoch, and its errors by element where it was validated."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -54,7 +61,7 @@ class CsvLog:
         header = ",".join(COLUMNS) + "\r\n"
         write_atomically(path, (header + "".join(_row(record) for record in history)).encode())
 
-    def add(self, record: EpochRecord) -> None:
+    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
         """Append one epoch."""
         with self.path.open("a", newline="") as file:
             file.write(_row(record))
@@ -90,6 +97,88 @@ def read_csv_log(path: str | Path) -> list[EpochRecord]:
         return [EpochRecord.model_validate({k: v for k, v in row.items() if v != ""}) for row in reader]
 
 
+class ElementsCsvLog:
+    """A CSV table of the validation, one row an epoch, head and element.
+
+    It is made anew from the checkpoint, as `CsvLog` is; without validation there is none. A cell without a number
+    says that there was no label.
+
+    Parameters
+    ----------
+    path
+        The file.
+    history
+        Errors of the epochs done before.
+    """
+
+    def __init__(self, path: Path, history: ElementHistory | None = None) -> None:
+        self.path = path
+        # of epochs that a killed training did but did not keep
+        path.unlink(missing_ok=True)
+        if history:
+            self._begin("".join(_element_rows(epoch, history.of(epoch)) for epoch in history))
+
+    def _begin(self, rows: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (",".join(ELEMENT_COLUMNS) + "\r\n" + rows).encode())
+
+    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
+        """Append one epoch."""
+        rows = _element_rows(record.epoch, elements)
+        if rows and not self.path.exists():
+            self._begin(rows)
+        elif rows:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(rows)
+
+    def close(self) -> None:
+        """Do nothing: every row is on the disk."""
+
+
+def _element_rows(epoch: int, elements: Sequence[ElementErrors]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    for entry in elements:
+        numbers = [getattr(entry, name) for name in ELEMENT_COLUMNS[4:]]
+        cells = ["" if math.isnan(number) else repr(number) for number in numbers]
+        writer.writerow([epoch, entry.head, entry.element, entry.n_atoms, *cells])
+    return text.getvalue()
+
+
+def read_elements_log(path: str | Path) -> ElementHistory:
+    """Return what a CSV table says of the elements.
+
+    Parameters
+    ----------
+    path
+        A file that :class:`ElementsCsvLog` wrote.
+
+    Raises
+    ------
+    TrainingError
+        If it is another kind of file.
+    """
+    history = ElementHistory()
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != ELEMENT_COLUMNS:
+            raise TrainingError(f"{path} is no table of elements: its columns are {reader.fieldnames}.")
+        for epoch, rows in groupby(reader, key=lambda row: int(row["epoch"])):
+            history.add(
+                epoch,
+                [
+                    ElementErrors(
+                        element=row["element"],
+                        head=row["head"],
+                        n_atoms=int(row["n_atoms"]),
+                        **{name: float(row[name] or "nan") for name in ELEMENT_COLUMNS[4:]},
+                    )
+                    for row in rows
+                ],
+            )
+    return history
+
+
 class EventLog:
     """TensorBoard event files, the epoch as step.
 
@@ -118,12 +207,17 @@ class EventLog:
             ) from error
         self.writer: Any = SummaryWriter(str(folder), purge_step=n_done + 1 if n_done else None)
 
-    def add(self, record: EpochRecord) -> None:
-        """Write one scalar for each number of the record."""
+    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
+        """Write one scalar for each number of the record and of its elements."""
         for name, value in record.model_dump(exclude={"epoch"}).items():
             if value is not None:
                 kind = "validation" if name.endswith("_mae") or name == "valid_loss" else "training"
                 self.writer.add_scalar(f"{kind}/{name}", value, record.epoch)
+        for entry in elements:
+            for name in ELEMENT_COLUMNS[4:]:
+                value = getattr(entry, name)
+                if not math.isnan(value):
+                    self.writer.add_scalar(f"elements_{name}/{entry.head}/{entry.element}", value, record.epoch)
         self.writer.flush()
 
     def close(self) -> None:
@@ -131,7 +225,13 @@ class EventLog:
         self.writer.close()
 
 
-def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Sequence[EpochRecord]) -> list[EpochLog]:
+def open_logs(
+    settings: TrainingSettings,
+    directory: Path | None,
+    *,
+    history: Sequence[EpochRecord],
+    elements: ElementHistory | None = None,
+) -> list[EpochLog]:
     """Return the logs that the settings ask for.
 
     Parameters
@@ -142,6 +242,8 @@ def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Se
         Of the training; None: there is no table.
     history
         Epochs done before.
+    elements
+        Their errors by element.
 
     Raises
     ------
@@ -155,6 +257,7 @@ def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Se
         logs.append(EventLog(directory / EVENTS_FOLDER, n_done=len(history)))
     if settings.csv_log and directory is not None:
         logs.append(CsvLog(directory / CSV_FILE, history))
+        logs.append(ElementsCsvLog(directory / ELEMENTS_FILE, elements))
     return logs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,38 @@ class ElementErrors:
     forces_mae: float
     energy_mae: float
     alerts: tuple[str, ...] = ()
+
+
+def with_alerts(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
+    """Return the errors with what is to be said of each element.
+
+    Parameters
+    ----------
+    entries
+        Of one head and set; the median is that of their force RMSE.
+    """
+    known = [entry.forces_rmse for entry in entries if entry.n_atoms]
+    median = float(np.median(known)) if known else 0.0
+    judged = []
+    for entry in entries:
+        alerts = []
+        if entry.n_atoms < ALERT_COUNT:
+            alerts.append("few_atoms")
+        if entry.n_atoms and entry.forces_rmse > ALERT_FACTOR * median:
+            alerts.append("large_error")
+        judged.append(replace(entry, alerts=tuple(alerts)))
+    return judged
+
+
+def worst_first(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
+    """Return the entries with the largest force RMSE first, those without forces last.
+
+    Parameters
+    ----------
+    entries
+        In any order.
+    """
+    return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
 
 
 class ElementMonitor:
@@ -102,15 +134,9 @@ class ElementMonitor:
     def report(self) -> list[ElementErrors]:
         """Return one entry per element, the largest force RMSE first."""
         rmse = {e: float(np.sqrt(s / (3 * self._atoms[e]))) for e, s in self._squared.items()}
-        median = float(np.median(list(rmse.values()))) if rmse else 0.0
         entries = []
         for element in sorted(set(rmse) | set(self._energy)):
             n_atoms = self._atoms.get(element, 0)
-            alerts = []
-            if n_atoms < ALERT_COUNT:
-                alerts.append("few_atoms")
-            if rmse.get(element, 0.0) > ALERT_FACTOR * median:
-                alerts.append("large_error")
             total, share = self._energy.get(element, (0.0, 0.0))
             entries.append(
                 ElementErrors(
@@ -120,10 +146,9 @@ class ElementMonitor:
                     forces_rmse=rmse.get(element, float("nan")),
                     forces_mae=self._absolute[element] / (3 * n_atoms) if n_atoms else float("nan"),
                     energy_mae=total / share if share else float("nan"),
-                    alerts=tuple(alerts),
                 )
             )
-        return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
+        return worst_first(with_alerts(entries))
 
     def force_bins(self) -> list[dict[str, float]]:
         """Return per bin of the reference force its edges (eV/A), RMSE (eV/A) and number of atoms."""

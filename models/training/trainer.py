@@ -34,6 +34,7 @@ from atomfoundry.models.training.loader import (
 )
 from atomfoundry.models.training.logs import EpochLog, open_logs
 from atomfoundry.models.training.loss import Loss
+from atomfoundry.models.training.monitor import worst_first
 from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.schedule import weights_of
@@ -201,7 +202,7 @@ class _Trainer:
         course = self.course
         self._resume()
         if self.processes.first:
-            self.logs = open_logs(self.settings, self.directory, history=course.history)
+            self.logs = open_logs(self.settings, self.directory, history=course.history, elements=course.elements)
         with frozen(self.model, self.settings.freeze):
             while course.progress.stop_reason is None:
                 record = self._epoch()
@@ -224,14 +225,16 @@ class _Trainer:
             best_loss=progress.best_loss,
             n_skipped=progress.n_skipped,
             gradient_shares=progress.gradient_shares,
+            elements=worst_first(course.elements.of(progress.best_epoch)),
             interrupted=progress.interrupted,
         )
 
     def _tell(self, record: EpochRecord, callback: Callable[[EpochRecord], None] | None) -> None:
         if not self.processes.first:
             return
+        elements = self.course.elements.of(record.epoch)
         for log in self.logs:
-            log.add(record)
+            log.add(record, elements)
         if callback is not None:
             callback(record)
 
@@ -292,6 +295,7 @@ class _Trainer:
             record.valid_loss = errors.loss
             record.energy_mae, record.forces_mae = errors.energy_mae, errors.forces_mae
             record.stress_mae = errors.stress_mae
+            self.course.elements.add(record.epoch, errors.elements)
             self._judge(self._measure(errors))
         record.wall_time_s = self.elapsed_s
         if progress.stop_reason is None and last:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from atomfoundry.models.graph import GraphBatch, collate
+from atomfoundry.models.training.elements import ElementSums
 from atomfoundry.models.training.loss import Loss, LossTerms, over_all
 from atomfoundry.models.training.processes import Processes
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from atomfoundry.models.allegro.model import Allegro
+    from atomfoundry.models.training.monitor import ElementErrors
 
 UPPER = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Rows and columns of the Voigt components xx, yy, zz, yz, xz, xy."""
@@ -31,12 +33,15 @@ class ValidationErrors:
         The training loss, over the whole set.
     energy_mae, forces_mae, stress_mae
         eV/atom, eV/A over components, eV/A^3 over the six components.
+    elements
+        The same by head and element, in the model's order.
     """
 
     loss: float
     energy_mae: float | None
     forces_mae: float | None
     stress_mae: float | None
+    elements: list[ElementErrors] = field(default_factory=list)
 
 
 class _Mean:
@@ -97,6 +102,7 @@ def validate(
     device = next(model.parameters()).device
     terms = LossTerms()
     means = {"energy": _Mean(), "forces": _Mean(), "stress": _Mean()}
+    elements = ElementSums([head.name for head in model.config.heads], model.config.type_names)
     for batch in batches:
         batch = on_device(batch, device)
         outputs = model(batch, forces=True, stress=True, create_graph=False)
@@ -105,10 +111,14 @@ def validate(
             n_atoms = torch.bincount(batch.batch, minlength=batch.energy.shape[0])
             means["energy"].add((outputs["energy"] - batch.energy) / n_atoms, batch.energy)
             means["forces"].add(outputs["forces"] - batch.forces, batch.forces)
+            elements.add(outputs, batch)
             error, reference = outputs["stress"] - batch.stress, batch.stress
             means["stress"].add(error[:, UPPER[0], UPPER[1]], reference[:, UPPER[0], UPPER[1]])
     terms = over_all(terms, processes, n_heads=len(model.config.heads))
-    summed = processes.sum([number for mean in means.values() for number in (mean.total, mean.count)])
+    numbers = [number for mean in means.values() for number in (mean.total, mean.count)]
+    summed = processes.sum([*numbers, *elements.flat()])
+    elements.set_flat(summed[len(numbers) :])
+    summed = summed[: len(numbers)]
     for mean, total, count in zip(means.values(), summed[::2], summed[1::2], strict=True):
         mean.total, mean.count = total, int(count)
     return ValidationErrors(
@@ -116,4 +126,5 @@ def validate(
         energy_mae=means["energy"].value,
         forces_mae=means["forces"].value,
         stress_mae=means["stress"].value,
+        elements=elements.errors(),
     )
