@@ -171,7 +171,9 @@ def read_elements_log(path: str | Path) -> ElementHistory:
                         element=row["element"],
                         head=row["head"],
                         n_atoms=int(row["n_atoms"]),
-                        **{name: float(row[name] or "nan") for name in ELEMENT_COLUMNS[4:]},
+                        forces_mae=float(row["forces_mae"] or "nan"),
+                        forces_rmse=float(row["forces_rmse"] or "nan"),
+                        energy_mae=float(row["energy_mae"] or "nan"),
                     )
                     for row in rows
                 ],
