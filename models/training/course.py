@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.models.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from atomfoundry.models.training.elements import ElementHistory
+from atomfoundry.models.training.part_history import PartHistory
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Course:
         self.schedule = Schedule(settings)
         self.progress = Progress()
         self.history: list[EpochRecord] = []
-        self.elements = ElementHistory()
+        self.parts = PartHistory()
 
     @property
     def averaged(self) -> dict[str, Tensor] | None:
@@ -135,7 +135,7 @@ class Course:
             "best": self.best or {},
             "optimizer": optimizer_tensors(self.optimizer, self.names),
             "rng": {"torch": torch.get_rng_state()},
-            "elements": {"errors": self.elements.table()} if len(self.elements) else {},
+            "parts": self.parts.tables(),
         }
         tensors = {f"{group}/{name}": value for group, entry in groups.items() for name, value in entry.items()}
         # clones: two groups may share memory, which the file format refuses
@@ -147,7 +147,7 @@ class Course:
             "ema_step": 0 if self.ema is None else self.ema.step,
             "learning_rate": self.learning_rate,
             "history": [record.model_dump() for record in self.history],
-            "element_names": self.elements.names,
+            "part_names": self.parts.names,
         }
         return Checkpoint(tensors, state)
 
@@ -176,4 +176,4 @@ class Course:
         self.progress = Progress(**state["progress"])
         self.history = [EpochRecord.model_validate(entry) for entry in state["history"]]
         # a checkpoint of an older version has none
-        self.elements = ElementHistory(state.get("element_names", ()), checkpoint.tensors.get("elements/errors"))
+        self.parts = PartHistory.of_tables(state.get("part_names", {}), checkpoint.group("parts"))

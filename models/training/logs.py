@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from atomfoundry.checkpoint import write_atomically
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import TrainingError
-from atomfoundry.models.training.elements import ElementHistory
-from atomfoundry.models.training.monitor import ElementErrors
+from atomfoundry.models.training.part_history import PARTS, PartErrors, PartHistory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,19 +22,20 @@ if TYPE_CHECKING:
     from atomfoundry.models.training.settings import TrainingSettings
 
 CSV_FILE = "training.csv"
-ELEMENTS_FILE = "training_elements.csv"
+PART_FILES = {"elements": "training_elements.csv", "force_bins": "training_forces.csv"}
+"""Tables of the validation's parts."""
 EVENTS_FOLDER = "tensorboard"
 COLUMNS = tuple(EpochRecord.model_fields)
 """Of the table: the fields of an epoch's record."""
-ELEMENT_COLUMNS = ("epoch", "head", "element", "n_atoms", "forces_mae", "forces_rmse", "energy_mae")
-"""Of the table of elements: validation, eV/A over components and eV/atom."""
+ERRORS = ("forces_mae", "forces_rmse", "energy_mae")
+"""Of a part, for TensorBoard."""
 
 
 class EpochLog(Protocol):
     """Something that takes epoch after epoch."""
 
-    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
-        """Write one epoch, and its errors by element where it was validated."""
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
+        """Write one epoch, with the errors by part where it was validated."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -61,7 +61,7 @@ class CsvLog:
         header = ",".join(COLUMNS) + "\r\n"
         write_atomically(path, (header + "".join(_row(record) for record in history)).encode())
 
-    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
         """Append one epoch."""
         with self.path.open("a", newline="") as file:
             file.write(_row(record))
@@ -97,8 +97,8 @@ def read_csv_log(path: str | Path) -> list[EpochRecord]:
         return [EpochRecord.model_validate({k: v for k, v in row.items() if v != ""}) for row in reader]
 
 
-class ElementsCsvLog:
-    """A CSV table of the validation, one row an epoch, head and element.
+class PartCsvLog:
+    """A CSV table of the validation by part, one row an epoch and part.
 
     It is made anew from the checkpoint, as `CsvLog` is; without validation there is none. A cell without a number
     says that there was no label.
@@ -107,24 +107,24 @@ class ElementsCsvLog:
     ----------
     path
         The file.
+    kind
+        'elements' or 'force_bins'.
     history
         Errors of the epochs done before.
     """
 
-    def __init__(self, path: Path, history: ElementHistory | None = None) -> None:
-        self.path = path
-        # of epochs that a killed training did but did not keep
-        path.unlink(missing_ok=True)
-        if history:
-            self._begin("".join(_element_rows(epoch, history.of(epoch)) for epoch in history))
+    def __init__(self, path: Path, kind: str, history: PartHistory | None = None) -> None:
+        self.path, self.kind = path, kind
+        history = history or PartHistory()
+        rows = "".join(self._rows(epoch, history.of(epoch)) for epoch in history)
+        if rows:
+            self._begin(rows)
+        else:  # a table of epochs that a killed training did but did not keep
+            path.unlink(missing_ok=True)
 
-    def _begin(self, rows: str) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, (",".join(ELEMENT_COLUMNS) + "\r\n" + rows).encode())
-
-    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
         """Append one epoch."""
-        rows = _element_rows(record.epoch, elements)
+        rows = self._rows(record.epoch, parts or PartErrors())
         if rows and not self.path.exists():
             self._begin(rows)
         elif rows:
@@ -134,50 +134,57 @@ class ElementsCsvLog:
     def close(self) -> None:
         """Do nothing: every row is on the disk."""
 
+    def _rows(self, epoch: int, parts: PartErrors) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        for entry in getattr(parts, self.kind):
+            values = [getattr(entry, name) for name in part_columns(self.kind)[1:]]
+            writer.writerow([epoch, *("" if value != value else value for value in values)])
+        return text.getvalue()
 
-def _element_rows(epoch: int, elements: Sequence[ElementErrors]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    for entry in elements:
-        numbers = [getattr(entry, name) for name in ELEMENT_COLUMNS[4:]]
-        cells = ["" if math.isnan(number) else repr(number) for number in numbers]
-        writer.writerow([epoch, entry.head, entry.element, entry.n_atoms, *cells])
-    return text.getvalue()
+    def _begin(self, rows: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (",".join(part_columns(self.kind)) + "\r\n" + rows).encode())
 
 
-def read_elements_log(path: str | Path) -> ElementHistory:
-    """Return what a CSV table says of the elements.
+def part_columns(kind: str) -> tuple[str, ...]:
+    """Return the columns of a table of parts.
+
+    Parameters
+    ----------
+    kind
+        'elements' or 'force_bins'.
+    """
+    _, names, numbers = PARTS[kind]
+    return ("epoch", *names, *numbers)
+
+
+def read_part_log(path: str | Path) -> PartHistory:
+    """Return the errors of a CSV table of parts; those of the other kind are not in it.
 
     Parameters
     ----------
     path
-        A file that :class:`ElementsCsvLog` wrote.
+        A file that :class:`PartCsvLog` wrote.
 
     Raises
     ------
     TrainingError
         If it is another kind of file.
     """
-    history = ElementHistory()
+    history = PartHistory()
     with Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != ELEMENT_COLUMNS:
-            raise TrainingError(f"{path} is no table of elements: its columns are {reader.fieldnames}.")
+        kind = next((kind for kind in PARTS if part_columns(kind) == tuple(reader.fieldnames or ())), None)
+        if kind is None:
+            raise TrainingError(f"{path} is no table of a validation's parts: its columns are {reader.fieldnames}.")
+        entry, names, numbers = PARTS[kind]
         for epoch, rows in groupby(reader, key=lambda row: int(row["epoch"])):
-            history.add(
-                epoch,
-                [
-                    ElementErrors(
-                        element=row["element"],
-                        head=row["head"],
-                        n_atoms=int(row["n_atoms"]),
-                        forces_mae=float(row["forces_mae"] or "nan"),
-                        forces_rmse=float(row["forces_rmse"] or "nan"),
-                        energy_mae=float(row["energy_mae"] or "nan"),
-                    )
-                    for row in rows
-                ],
-            )
+            entries = []
+            for row in rows:
+                values = {name: float(row[name] or "nan") for name in numbers} | {"n_atoms": int(row["n_atoms"])}
+                entries.append(entry(**{name: row[name] for name in names}, **values))
+            history.add(epoch, PartErrors(**{kind: entries}))
     return history
 
 
@@ -209,17 +216,20 @@ class EventLog:
             ) from error
         self.writer: Any = SummaryWriter(str(folder), purge_step=n_done + 1 if n_done else None)
 
-    def add(self, record: EpochRecord, elements: Sequence[ElementErrors] = ()) -> None:
-        """Write one scalar for each number of the record and of its elements."""
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
+        """Write one scalar for each number of the record and of its parts."""
         for name, value in record.model_dump(exclude={"epoch"}).items():
             if value is not None:
                 kind = "validation" if name.endswith("_mae") or name == "valid_loss" else "training"
                 self.writer.add_scalar(f"{kind}/{name}", value, record.epoch)
-        for entry in elements:
-            for name in ELEMENT_COLUMNS[4:]:
-                value = getattr(entry, name)
+        parts = parts or PartErrors()
+        by_part: list[tuple[str, str, object]] = [("elements", f"{e.head}/{e.element}", e) for e in parts.elements]
+        by_part += [("force_bins", f"{b.head}/from_{b.low:g}", b) for b in parts.force_bins]
+        for kind, name, entry in by_part:
+            for quantity in ERRORS:
+                value = getattr(entry, quantity, math.nan)
                 if not math.isnan(value):
-                    self.writer.add_scalar(f"elements_{name}/{entry.head}/{entry.element}", value, record.epoch)
+                    self.writer.add_scalar(f"{kind}_{quantity}/{name}", value, record.epoch)
         self.writer.flush()
 
     def close(self) -> None:
@@ -232,7 +242,7 @@ def open_logs(
     directory: Path | None,
     *,
     history: Sequence[EpochRecord],
-    elements: ElementHistory | None = None,
+    parts: PartHistory | None = None,
 ) -> list[EpochLog]:
     """Return the logs that the settings ask for.
 
@@ -244,8 +254,8 @@ def open_logs(
         Of the training; None: there is no table.
     history
         Epochs done before.
-    elements
-        Their errors by element.
+    parts
+        Their errors by part.
 
     Raises
     ------
@@ -259,7 +269,7 @@ def open_logs(
         logs.append(EventLog(directory / EVENTS_FOLDER, n_done=len(history)))
     if settings.csv_log and directory is not None:
         logs.append(CsvLog(directory / CSV_FILE, history))
-        logs.append(ElementsCsvLog(directory / ELEMENTS_FILE, elements))
+        logs += [PartCsvLog(directory / name, kind, parts) for kind, name in PART_FILES.items()]
     return logs
 
 

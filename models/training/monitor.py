@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 FORCE_BINS = (0.0, 1.0, 10.0, 50.0, np.inf)
 """Edges of the bins of the reference force's norm, eV/A."""
@@ -44,6 +47,30 @@ class ElementErrors:
     alerts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ForceBinErrors:
+    """Errors of the forces whose reference is of some size, under one head.
+
+    Parameters
+    ----------
+    head
+        Whose.
+    low, high
+        Norm of the reference force, eV/A: from, and up to.
+    n_atoms
+        Atoms with all force labels.
+    forces_rmse, forces_mae
+        eV/A, over components.
+    """
+
+    head: str
+    low: float
+    high: float
+    n_atoms: int
+    forces_rmse: float
+    forces_mae: float
+
+
 def with_alerts(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
     """Return the errors with what is to be said of each element.
 
@@ -74,6 +101,27 @@ def worst_first(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
         In any order.
     """
     return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
+
+
+def warn_of_large_errors(entries: Sequence[ElementErrors]) -> None:
+    """Name the elements whose forces are far worse than those of the others, in the log.
+
+    Parameters
+    ----------
+    entries
+        Judged by `with_alerts`.
+    """
+    for entry in entries:
+        if "large_error" in entry.alerts:
+            logger.warning(
+                "Head '%s': the forces on the %d %s atoms of the validation frames have an RMSE of %.3g eV/A, over %g "
+                "times the median of all elements. Look at their labels, or add frames that hold this element.",
+                entry.head,
+                entry.n_atoms,
+                entry.element,
+                entry.forces_rmse,
+                ALERT_FACTOR,
+            )
 
 
 class ElementMonitor:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from atomfoundry.models.graph import GraphBatch, collate
-from atomfoundry.models.training.elements import ElementSums
+from atomfoundry.models.training.elements import ElementSums, ForceBinSums
 from atomfoundry.models.training.loss import Loss, LossTerms, over_all
+from atomfoundry.models.training.part_history import PartErrors
 from atomfoundry.models.training.processes import Processes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from atomfoundry.models.allegro.model import Allegro
-    from atomfoundry.models.training.monitor import ElementErrors
 
 UPPER = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Rows and columns of the Voigt components xx, yy, zz, yz, xz, xy."""
@@ -33,15 +33,15 @@ class ValidationErrors:
         The training loss, over the whole set.
     energy_mae, forces_mae, stress_mae
         eV/atom, eV/A over components, eV/A^3 over the six components.
-    elements
-        The same by head and element, in the model's order.
+    parts
+        The same by head and element, and by size of the force.
     """
 
     loss: float
     energy_mae: float | None
     forces_mae: float | None
     stress_mae: float | None
-    elements: list[ElementErrors] = field(default_factory=list)
+    parts: PartErrors = field(default_factory=PartErrors)
 
 
 class _Mean:
@@ -102,7 +102,8 @@ def validate(
     device = next(model.parameters()).device
     terms = LossTerms()
     means = {"energy": _Mean(), "forces": _Mean(), "stress": _Mean()}
-    elements = ElementSums([head.name for head in model.config.heads], model.config.type_names)
+    heads = [head.name for head in model.config.heads]
+    elements, bins = ElementSums(heads, model.config.type_names), ForceBinSums(heads)
     for batch in batches:
         batch = on_device(batch, device)
         outputs = model(batch, forces=True, stress=True, create_graph=False)
@@ -112,13 +113,17 @@ def validate(
             means["energy"].add((outputs["energy"] - batch.energy) / n_atoms, batch.energy)
             means["forces"].add(outputs["forces"] - batch.forces, batch.forces)
             elements.add(outputs, batch)
+            bins.add(outputs, batch)
             error, reference = outputs["stress"] - batch.stress, batch.stress
             means["stress"].add(error[:, UPPER[0], UPPER[1]], reference[:, UPPER[0], UPPER[1]])
-    terms = over_all(terms, processes, n_heads=len(model.config.heads))
+    terms = over_all(terms, processes, n_heads=len(heads))
     numbers = [number for mean in means.values() for number in (mean.total, mean.count)]
-    summed = processes.sum([*numbers, *elements.flat()])
-    elements.set_flat(summed[len(numbers) :])
-    summed = summed[: len(numbers)]
+    of_elements, of_bins = elements.flat(), bins.flat()
+    summed = processes.sum([*numbers, *of_elements, *of_bins])
+    first, second = len(numbers), len(numbers) + len(of_elements)
+    elements.set_flat(summed[first:second])
+    bins.set_flat(summed[second:])
+    summed = summed[:first]
     for mean, total, count in zip(means.values(), summed[::2], summed[1::2], strict=True):
         mean.total, mean.count = total, int(count)
     return ValidationErrors(
@@ -126,5 +131,5 @@ def validate(
         energy_mae=means["energy"].value,
         forces_mae=means["forces"].value,
         stress_mae=means["stress"].value,
-        elements=elements.errors(),
+        parts=PartErrors(elements.errors(), bins.errors()),
     )

@@ -22,16 +22,18 @@ from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.evaluation import evaluate
 from atomfoundry.models.graph import collate
 from atomfoundry.models.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from atomfoundry.models.training.elements import ElementHistory, ElementSums
+from atomfoundry.models.training.elements import ElementSums, ForceBinSums
 from atomfoundry.models.training.loader import prepare_graphs
-from atomfoundry.models.training.logs import CSV_FILE, ELEMENTS_FILE, EVENTS_FOLDER, read_csv_log, read_elements_log
+from atomfoundry.models.training.logs import CSV_FILE, EVENTS_FOLDER, PART_FILES, read_csv_log, read_part_log
 from atomfoundry.models.training.loss import Loss
-from atomfoundry.models.training.monitor import ElementErrors
+from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor, ForceBinErrors
+from atomfoundry.models.training.part_history import PartErrors, PartHistory
 from atomfoundry.models.training.settings import TrainingSettings
 from atomfoundry.models.training.trainer import train
 from atomfoundry.models.training.validation import in_chunks, validate
 
 HEADS = [HeadConfig(name=name, isolated_energies={"Ar": 0.0, "Kr": 0.1, "Xe": 0.2}) for name in ("pt", "ft")]
+ELEMENTS_FILE, FORCES_FILE = PART_FILES["elements"], PART_FILES["force_bins"]
 NOBLE = {"type_names": ["Xe", "Ar", "Kr"]}
 
 
@@ -113,7 +115,7 @@ def mixed(of):
 def test_the_numbers_are_those_of_a_loop_over_the_atoms():
     of = model()
     entries = mixed(of)
-    errors = measured(of, entries).elements
+    errors = measured(of, entries).parts.elements
     assert [(e.head, e.element) for e in errors] == [("pt", "Ar"), ("pt", "Kr"), ("ft", "Xe"), ("ft", "Ar")]
     assert_same(numbers(errors), directly(of, entries))
     assert numbers(errors)["pt", "Ar"][0] == 3 * 2 + 3 * 3
@@ -127,16 +129,18 @@ def test_the_numbers_are_those_of_a_loop_over_the_atoms():
 def test_batches_do_not_matter(chunk):
     of = model()
     entries = mixed(of)
-    assert_same(numbers(measured(of, entries, chunk).elements), numbers(measured(of, entries, 5).elements))
+    assert_same(numbers(measured(of, entries, chunk).parts.elements), numbers(measured(of, entries, 5).parts.elements))
 
 
 def test_the_elements_make_the_whole():
     of = model()
     entries = graphs(of, [*mixture("ArArKr"), *mixture("XeArKr", 1)])
     whole = measured(of, entries)
-    components = [3 * e.n_atoms for e in whole.elements]
+    components = [3 * e.n_atoms for e in whole.parts.elements]
     assert sum(components) == sum(graph.forces.numel() for graph in entries)
-    assert np.average([e.forces_mae for e in whole.elements], weights=components) == pytest.approx(whole.forces_mae)
+    assert np.average([e.forces_mae for e in whole.parts.elements], weights=components) == pytest.approx(
+        whole.forces_mae
+    )
 
 
 def test_an_evaluation_afterwards_says_the_same():
@@ -144,7 +148,7 @@ def test_an_evaluation_afterwards_says_the_same():
     frames = [*mixture("ArArKr"), *mixture("XeArKr", 1), *mixture("XeXeXe", 2, ("energy",))]
     _, predictions = evaluate(of, frames)
     afterwards = predictions.by_element()
-    errors = measured(of, graphs(of, frames)).elements
+    errors = measured(of, graphs(of, frames)).parts.elements
     assert_same(numbers(errors), numbers(afterwards))
     assert {e.element: e.alerts for e in errors} == {e.element: e.alerts for e in afterwards}
 
@@ -152,7 +156,7 @@ def test_an_evaluation_afterwards_says_the_same():
 def test_one_element_is_the_whole():
     of = Allegro(config())
     whole = measured(of, graphs(of, crystals(3), head="pt"))
-    (argon,) = whole.elements
+    (argon,) = whole.parts.elements
     assert (argon.element, argon.n_atoms, argon.alerts) == ("Ar", 6, ("few_atoms",))
     assert argon.forces_mae == pytest.approx(whole.forces_mae, rel=1e-12)
     assert argon.energy_mae == pytest.approx(whole.energy_mae, rel=1e-12)
@@ -184,17 +188,50 @@ def test_predictions_that_are_no_numbers_show():
     assert math.isfinite(errors["Ar"].forces_rmse) and math.isnan(errors["Kr"].forces_rmse)
 
 
-def test_a_history_comes_back_from_its_table():
-    history = ElementHistory()
+def test_forces_by_size_are_those_of_the_evaluation():
+    of = model()
+    scaled = mixture("ArArKr", n=6)
+    for factor, atoms in zip((0.01, 0.3, 2, 4, 20, 80), scaled, strict=True):
+        atoms.calc.results["forces"] *= factor
+    entries = graphs(of, scaled)
+    bins = measured(of, entries).parts.force_bins
+    monitor = ElementMonitor("pt")
+    for graph in entries:
+        error = of(graph, forces=True, stress=False, create_graph=False)["forces"] - graph.forces
+        monitor.add(["Ar"] * 3, forces=graph.forces.numpy(), forces_error=error.detach().numpy())
+    wanted = monitor.force_bins()
+    assert [(b.low, b.high, b.n_atoms) for b in bins] == [(w["low"], w["high"], w["n_atoms"]) for w in wanted]
+    assert [b.forces_rmse for b in bins] == pytest.approx([w["rmse"] for w in wanted], rel=1e-12)
+    assert [b.n_atoms > 0 for b in bins] == [True] * 4
+    absolute = sum(b.forces_mae * b.n_atoms for b in bins) / sum(b.n_atoms for b in bins)
+    assert absolute == pytest.approx(measured(of, entries).forces_mae, rel=1e-12)
+
+
+def test_the_edges_of_the_bins_and_what_has_no_label():
+    of = model()
+    (batch,) = in_chunks(graphs(of, mixture("ArArKr", n=2)), 2)
+    batch.forces[:] = torch.tensor([[1.0, 0, 0], [0, 10, 0], [0, 0, 50], [0, 0, 0.999], [torch.nan, 0, 0], [60, 0, 0]])
+    batch.head[1] = 1
+    sums = ForceBinSums(["pt", "ft"])
+    sums.add({"forces": batch.forces + 0.5}, batch)
+    found = [(b.head, b.low, b.high, b.n_atoms) for b in sums.errors()]
+    assert found == [("pt", 1, 10, 1), ("pt", 10, 50, 1), ("pt", 50, np.inf, 1), ("ft", 0, 1, 1), ("ft", 50, np.inf, 1)]
+    assert {(b.forces_mae, b.forces_rmse) for b in sums.errors()} == {(0.5, 0.5)}
+
+
+def test_a_history_comes_back_from_its_tables():
+    history = PartHistory()
     for epoch in (2, 4):
-        history.add(epoch, [ElementErrors("Ar", "pt", 5 * epoch, 0.1 / epoch, 0.1, math.nan, ("few_atoms",))])
-    names = json.loads(json.dumps(history.names))
-    again = ElementHistory(names, history.table())
-    assert [(epoch, again.of(epoch)[0].n_atoms) for epoch in again] == [(2, 10), (4, 20)]
-    assert again.of(4)[0].forces_rmse == 0.1 / 4
-    assert math.isnan(again.of(4)[0].energy_mae)
-    assert again.of(4)[0].alerts == ("few_atoms",)
-    assert again.of(3) == again.of(None) == ElementHistory().of(1) == []
+        argon = ElementErrors("Ar", "pt", 5 * epoch, 0.1 / epoch, 0.2, math.nan, ("few_atoms",))
+        history.add(epoch, PartErrors([argon], [ForceBinErrors("pt", 50.0, math.inf, epoch, 0.3, 0.4)]))
+    again = PartHistory.of_tables(json.loads(json.dumps(history.names)), history.tables())
+    assert [(epoch, again.of(epoch).elements[0].n_atoms) for epoch in again] == [(2, 10), (4, 20)]
+    (argon,) = again.of(4).elements
+    assert (argon.element, argon.head, argon.forces_rmse, argon.forces_mae) == ("Ar", "pt", 0.1 / 4, 0.2)
+    assert math.isnan(argon.energy_mae)
+    assert argon.alerts == ("few_atoms",)
+    assert again.of(4).force_bins == [ForceBinErrors("pt", 50.0, math.inf, 4, 0.3, 0.4)]
+    assert again.of(3) == again.of(None) == PartHistory().of(1) == PartErrors()
 
 
 FRAMES = {"pt": mixture("ArArKr", n=4), "ft": mixture("XeArXe", 1)}
@@ -227,13 +264,13 @@ def test_the_table_has_a_row_for_each_epoch_head_and_element(undisturbed):
     assert lines[0] == "epoch,head,element,n_atoms,forces_mae,forces_rmse,energy_mae"
     keys = [("pt", "Ar", "6"), ("pt", "Kr", "3"), ("ft", "Xe", "6"), ("ft", "Ar", "3")]
     assert [tuple(line.split(",")[:4]) for line in lines[1:-1]] == [(str(n), *key) for n in range(1, 6) for key in keys]
-    history = read_elements_log(folder / ELEMENTS_FILE)
+    history = read_part_log(folder / ELEMENTS_FILE)
     for record in read_csv_log(folder / CSV_FILE):
-        errors = history.of(record.epoch)
+        errors = history.of(record.epoch).elements
         assert np.average([e.forces_mae for e in errors], weights=[e.n_atoms for e in errors]) == pytest.approx(
             record.forces_mae
         )
-    assert sorted(result.elements, key=str) == sorted(history.of(result.best_epoch), key=str)
+    assert sorted(result.elements, key=str) == sorted(history.of(result.best_epoch).elements, key=str)
     assert [e.forces_rmse for e in result.elements] == sorted([e.forces_rmse for e in result.elements], reverse=True)
 
 
@@ -241,7 +278,7 @@ def test_the_result_holds_the_errors_of_the_weights_returned(undisturbed):
     _, result = undisturbed
     of = result.model
     entries = [graph for head, frames in VALID.items() for graph in graphs(of, frames, head)]
-    found = numbers(measured(of, entries, chunk=32).elements)
+    found = numbers(measured(of, entries, chunk=32).parts.elements)
     assert numbers(result.elements) == {key: found[key] for key in numbers(result.elements)}
 
 
@@ -251,13 +288,15 @@ def test_a_kill_leaves_no_trace_in_the_table(tmp_path, undisturbed, epoch):
     folder, whole = undisturbed
     with pytest.raises(Killed):
         run(tmp_path, kill_at(epoch))
-    assert list(read_elements_log(tmp_path / ELEMENTS_FILE)) == list(range(1, epoch + 1))
+    assert list(read_part_log(tmp_path / ELEMENTS_FILE)) == list(range(1, epoch + 1))
     result = run(tmp_path)
     assert losses(result) == losses(whole)
-    assert (tmp_path / ELEMENTS_FILE).read_bytes() == (folder / ELEMENTS_FILE).read_bytes()
+    for name in PART_FILES.values():
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert result.elements == whole.elements
-    first, second = (load_checkpoint(path / "checkpoint") for path in (tmp_path, folder))
-    assert torch.equal(first.tensors["elements/errors"], second.tensors["elements/errors"])
+    first, second = (load_checkpoint(path / "checkpoint").group("parts") for path in (tmp_path, folder))
+    assert first.keys() == second.keys() == PART_FILES.keys()
+    assert all(torch.equal(first[kind], second[kind]) for kind in first)
 
 
 def test_a_lost_table_comes_back(tmp_path, undisturbed):
@@ -274,31 +313,61 @@ def test_a_checkpoint_of_an_older_version_goes_on(tmp_path, undisturbed):
     with pytest.raises(Killed):
         run(tmp_path, kill_at(3))
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
-    del checkpoint.tensors["elements/errors"], checkpoint.state["element_names"]
+    for kind in PART_FILES:
+        del checkpoint.tensors[f"parts/{kind}"]
+    del checkpoint.state["part_names"]
     save_checkpoint(tmp_path / "checkpoint", checkpoint)
     assert (tmp_path / "checkpoint" / CHECKPOINT_FILE).is_file()
     assert losses(run(tmp_path)) == losses(whole)
-    history, complete = (read_elements_log(path / ELEMENTS_FILE) for path in (tmp_path, folder))
+    history, complete = (read_part_log(path / ELEMENTS_FILE) for path in (tmp_path, folder))
     assert list(history) == [3, 4, 5]
     assert [history.of(n) for n in history] == [complete.of(n) for n in history]
 
 
+def test_forces_by_size_have_a_table(undisturbed):
+    folder, _ = undisturbed
+    lines = (folder / FORCES_FILE).read_text().splitlines()
+    assert lines[0] == "epoch,head,low,high,n_atoms,forces_mae,forces_rmse"
+    history = read_part_log(folder / FORCES_FILE)
+    assert list(history) == [1, 2, 3, 4, 5]
+    of_elements = read_part_log(folder / ELEMENTS_FILE)
+    for epoch in history:
+        for head in ("pt", "ft"):
+            bins = [b for b in history.of(epoch).force_bins if b.head == head]
+            elements = [e for e in of_elements.of(epoch).elements if e.head == head]
+            squares = [sum(x.n_atoms * x.forces_rmse**2 for x in part) for part in (bins, elements)]
+            assert squares[0] == pytest.approx(squares[1], rel=1e-12)
+
+
 def test_only_epochs_that_were_validated_have_rows(tmp_path):
     run(tmp_path, eval_interval=2)
-    assert list(read_elements_log(tmp_path / ELEMENTS_FILE)) == [2, 4, 5]
+    assert list(read_part_log(tmp_path / ELEMENTS_FILE)) == [2, 4, 5]
+
+
+def test_an_element_far_worse_than_the_others_is_named_in_the_end(tmp_path, caplog):
+    frames = [*mixture("ArArKr", n=3), *mixture("ArXeKr", 5, n=2)]
+    for atoms in frames[3:]:
+        atoms.calc.results["forces"][1] += 40.0
+    asked = settings(max_epochs=2)
+    result = train(config(HEADS, **NOBLE), frames[:3], frames, settings=asked, directory=tmp_path)
+    assert result.elements[0].element == "Xe"
+    assert ["large_error" in e.alerts for e in result.elements] == [True, False, False]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "the forces on the 2 Xe atoms" in message
 
 
 def test_no_table_without_validation_or_if_not_wanted(tmp_path):
     result = train(config(), crystals(2), settings=settings(max_epochs=1), directory=tmp_path / "blind")
     assert result.elements == []
     assert not (tmp_path / "blind" / ELEMENTS_FILE).exists()
+    assert not (tmp_path / "blind" / FORCES_FILE).exists()
     assert run(tmp_path / "quiet", max_epochs=1, csv_log=False).elements
     assert not (tmp_path / "quiet" / ELEMENTS_FILE).exists()
 
 
 def test_another_table_is_refused(tmp_path, undisturbed):
-    with pytest.raises(TrainingError, match=r"training.csv is no table of elements"):
-        read_elements_log(undisturbed[0] / CSV_FILE)
+    with pytest.raises(TrainingError, match=r"training.csv is no table of a validation's parts"):
+        read_part_log(undisturbed[0] / CSV_FILE)
 
 
 def test_tensorboard_shows_the_elements(tmp_path, undisturbed):
@@ -309,9 +378,16 @@ def test_tensorboard_shows_the_elements(tmp_path, undisturbed):
         run(tmp_path, kill_at(3), tensorboard=True)
     run(tmp_path, tensorboard=True)
     events = EventAccumulator(str(tmp_path / EVENTS_FOLDER)).Reload()
-    history = read_elements_log(undisturbed[0] / ELEMENTS_FILE)
+    history = read_part_log(undisturbed[0] / ELEMENTS_FILE)
     for name in ("forces_mae", "forces_rmse", "energy_mae"):
         read = events.Scalars(f"elements_{name}/ft/Xe")
         assert [event.step for event in read] == [1, 2, 3, 4, 5]
-        wanted = [getattr(e, name) for n in history for e in history.of(n) if (e.head, e.element) == ("ft", "Xe")]
+        wanted = [
+            getattr(e, name) for n in history for e in history.of(n).elements if (e.head, e.element) == ("ft", "Xe")
+        ]
         assert [event.value for event in read] == pytest.approx(wanted, rel=1e-6)
+    sizes = {tag for tag in events.Tags()["scalars"] if tag.startswith("force_bins_forces_rmse/")}
+    assert sizes == {
+        f"force_bins_forces_rmse/{b.head}/from_{b.low:g}"
+        for b in read_part_log(undisturbed[0] / FORCES_FILE).of(1).force_bins
+    }

@@ -75,14 +75,14 @@ def noble():
     return found
 
 
-def by_element(processes):
-    """Return the numbers of a validation by head and element, as the first and the only process would."""
+def by_part(processes):
+    """Return the numbers of a validation by head and element, and by size of the force."""
     heads = [HeadConfig(name=name, isolated_energies=dict.fromkeys(NOBLE, 0.0)) for name in ("pt", "ft")]
     model = Allegro(config(heads, dtype="float64", type_names=NOBLE))
     graphs = [g for i, (_, found) in enumerate(noble().items()) for g in prepare_graphs(model, found, head=i)]
     loss = Loss(settings().loss, force_rms={0: 1.0, 1: 1.0})
-    errors = validate(model, in_chunks(graphs, 2, processes=processes), loss, processes=processes)
-    return [vars(entry) for entry in errors.elements]
+    parts = validate(model, in_chunks(graphs, 2, processes=processes), loss, processes=processes).parts
+    return [vars(entry) for entry in parts.elements], [vars(entry) for entry in parts.force_bins]
 
 
 def one_step(changes):
@@ -157,7 +157,7 @@ def work(rank, size, out):
         }
         save_file(weights(result.model), out / f"{size}-{rank}-{name}.safetensors")
 
-    report["by_element"] = by_element(Processes.current())
+    report["by_element"], report["by_force"] = by_part(Processes.current())
     for name, changes in LOSSES.items():
         keep(name, one_step(changes))
     if size <= 2:
