@@ -100,8 +100,8 @@ def read_csv_log(path: str | Path) -> list[EpochRecord]:
 class PartCsvLog:
     """A CSV table of the validation by part, one row an epoch and part.
 
-    It is made anew from the checkpoint, as `CsvLog` is; without validation there is none. A cell without a number
-    says that there was no label.
+    It is made anew from the checkpoint, as `CsvLog` is; without validation there is none. An empty cell
+    says that there was no label, or that a prediction was not a number.
 
     Parameters
     ----------
