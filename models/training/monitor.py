@@ -111,15 +111,14 @@ def warn_of_large_errors(entries: Sequence[ElementErrors]) -> None:
     entries
         Judged by `with_alerts`.
     """
-    for entry in entries:
-        if "large_error" in entry.alerts:
+    for head in dict.fromkeys(entry.head for entry in entries):
+        large = [entry for entry in entries if entry.head == head and "large_error" in entry.alerts]
+        if large:
             logger.warning(
-                "Head '%s': the forces on the %d %s atoms of the validation frames have an RMSE of %.3g eV/A, over %g "
-                "times the median of all elements. Look at their labels, or add frames that hold this element.",
-                entry.head,
-                entry.n_atoms,
-                entry.element,
-                entry.forces_rmse,
+                "Head '%s': on the validation frames the force RMSE of %s is over %g times the median of all elements. "
+                "Look at the labels, or add frames that hold such atoms.",
+                head,
+                ", ".join(f"{e.element} ({e.forces_rmse:.3g} eV/A, {e.n_atoms} atoms)" for e in large),
                 ALERT_FACTOR,
             )
 

@@ -353,7 +353,9 @@ def test_an_element_far_worse_than_the_others_is_named_in_the_end(tmp_path, capl
     assert result.elements[0].element == "Xe"
     assert ["large_error" in e.alerts for e in result.elements] == [True, False, False]
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "the forces on the 2 Xe atoms" in message
+    assert (
+        f"force RMSE of Xe ({result.elements[0].forces_rmse:.3g} eV/A, 2 atoms) is over 3 times the median" in message
+    )
 
 
 def test_no_table_without_validation_or_if_not_wanted(tmp_path):
