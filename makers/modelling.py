@@ -112,16 +112,20 @@ def model_document(
 ) -> ModelDoc:
     """Evaluate a trained model on every split of its datasets, store it and describe it."""
     from atomfoundry.models import save_model
+    from atomfoundry.models.element_metrics import element_metrics
     from atomfoundry.models.evaluation import evaluate, write_predictions
+    from atomfoundry.models.training.loader import prepare_graphs
 
-    metrics, predictions = [], []
+    metrics, elements, predictions = [], [], []
     for head in (head.name for head in model.config.heads if head.name in datasets):
         dataset = datasets[head]
         for split in ("train", "valid", "test"):
             frames = frames_of(dataset, split)
             if frames:
-                errors, predicted = evaluate(model, frames, head=head, split=split)
+                graphs = prepare_graphs(model, frames, head=model.head_index(head))
+                errors, predicted = evaluate(model, graphs, head=head, split=split)
                 metrics.append(errors)
+                elements += element_metrics(predicted, [graph.num_edges > 0 for graph in graphs])
                 predictions.append(predicted)
     folder = save_model(
         model,
@@ -155,6 +159,7 @@ def model_document(
         model=artifacts.put(folder, media_type=MODEL_MEDIA_TYPE),
         predictions=artifacts.put(predictions_path, media_type="application/vnd.apache.parquet"),
         metrics=metrics,
+        element_metrics=elements,
         history=TypeAdapter(list[EpochRecord]).validate_python(history),
         stop_reason=stop_reason,
         n_epochs=n_epochs,

@@ -23,6 +23,7 @@ from atomfoundry.documents.data import (
 from atomfoundry.documents.harvest import HarvestDoc
 from atomfoundry.documents.level import LevelOfTheory
 from atomfoundry.documents.model import (
+    ElementMetrics,
     EpochRecord,
     ErrorMetrics,
     ForgettingDoc,
@@ -43,6 +44,7 @@ __all__ = [
     "CalculatorSpec",
     "CoverageDoc",
     "DatasetDoc",
+    "ElementMetrics",
     "EnergyMetrics",
     "EpochRecord",
     "ErrorMetrics",

@@ -26,6 +26,21 @@ class ErrorMetrics(BaseModel):
     stress_r2: float | None = None
 
 
+class ElementMetrics(BaseModel):
+    """Errors of a model on the atoms of one element, of one split and head (ALGORITHMS 3.7)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    split: str
+    head: str
+    element: str
+    n_atoms: int = Field(description="With force labels")
+    forces_mae: float | None = Field(default=None, description="eV/A, over components")
+    forces_rmse: float | None = None
+    energy_mae: float | None = Field(default=None, description="eV/atom, weighted by the element's share of the atoms")
+    alerts: list[str] = Field(default_factory=list, description="'few_atoms', 'large_error'")
+
+
 class EpochRecord(BaseModel):
     """One line of a learning curve."""
 
@@ -66,6 +81,7 @@ class ModelDoc(FoundryDocument):
     model: Artifact
     predictions: Artifact | None = Field(default=None, description="Parquet: predicted and reference labels")
     metrics: list[ErrorMetrics] = Field(default_factory=list)
+    element_metrics: list[ElementMetrics] = Field(default_factory=list, description="The worst element first")
     history: list[EpochRecord] = Field(default_factory=list)
     stop_reason: str = ""
     n_epochs: int = 0

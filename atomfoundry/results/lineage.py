@@ -29,6 +29,7 @@ BATCH = 400
 """uuids in one query; an embedded database looks up at most 500 values by an index."""
 
 _HEAVY = (
+    "element_metrics",
     "failures",
     "history",
     "points",

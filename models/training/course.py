@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.models.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from atomfoundry.models.training.part_history import PartHistory
 from atomfoundry.models.training.schedule import MovingAverage, Schedule
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Progress:
 
 
 class Course:
-    """Weights, optimiser, average, schedule, progress and history of one training.
+    """Weights, optimiser, average, schedule, progress and histories of one training.
 
     Parameters
     ----------
@@ -88,6 +89,7 @@ class Course:
         self.schedule = Schedule(settings)
         self.progress = Progress()
         self.history: list[EpochRecord] = []
+        self.parts = PartHistory()
 
     @property
     def averaged(self) -> dict[str, Tensor] | None:
@@ -133,6 +135,7 @@ class Course:
             "best": self.best or {},
             "optimizer": optimizer_tensors(self.optimizer, self.names),
             "rng": {"torch": torch.get_rng_state()},
+            "parts": self.parts.tables(),
         }
         tensors = {f"{group}/{name}": value for group, entry in groups.items() for name, value in entry.items()}
         # clones: two groups may share memory, which the file format refuses
@@ -144,6 +147,7 @@ class Course:
             "ema_step": 0 if self.ema is None else self.ema.step,
             "learning_rate": self.learning_rate,
             "history": [record.model_dump() for record in self.history],
+            "part_names": self.parts.names,
         }
         return Checkpoint(tensors, state)
 
@@ -171,3 +175,5 @@ class Course:
         self.schedule = Schedule(self.settings, state["schedule"])
         self.progress = Progress(**state["progress"])
         self.history = [EpochRecord.model_validate(entry) for entry in state["history"]]
+        # a checkpoint of an older version has none
+        self.parts = PartHistory.of_tables(state.get("part_names", {}), checkpoint.group("parts"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from atomfoundry.checkpoint import write_atomically
 from atomfoundry.documents.model import EpochRecord
 from atomfoundry.errors import TrainingError
+from atomfoundry.models.training.part_history import PARTS, PartErrors, PartHistory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,16 +22,20 @@ if TYPE_CHECKING:
     from atomfoundry.models.training.settings import TrainingSettings
 
 CSV_FILE = "training.csv"
+PART_FILES = {"elements": "training_elements.csv", "force_bins": "training_forces.csv"}
+"""Tables of the validation's parts."""
 EVENTS_FOLDER = "tensorboard"
 COLUMNS = tuple(EpochRecord.model_fields)
 """Of the table: the fields of an epoch's record."""
+ERRORS = ("forces_mae", "forces_rmse", "energy_mae")
+"""Of a part, for TensorBoard."""
 
 
 class EpochLog(Protocol):
     """Something that takes epoch after epoch."""
 
-    def add(self, record: EpochRecord) -> None:
-        """Write one epoch."""
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
+        """Write one epoch, with the errors by part where it was validated."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -54,7 +61,7 @@ class CsvLog:
         header = ",".join(COLUMNS) + "\r\n"
         write_atomically(path, (header + "".join(_row(record) for record in history)).encode())
 
-    def add(self, record: EpochRecord) -> None:
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
         """Append one epoch."""
         with self.path.open("a", newline="") as file:
             file.write(_row(record))
@@ -90,6 +97,97 @@ def read_csv_log(path: str | Path) -> list[EpochRecord]:
         return [EpochRecord.model_validate({k: v for k, v in row.items() if v != ""}) for row in reader]
 
 
+class PartCsvLog:
+    """A CSV table of the validation by part, one row an epoch and part.
+
+    It is made anew from the checkpoint, as `CsvLog` is; without validation there is none. An empty cell
+    says that there was no label, or that a prediction was not a number.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        'elements' or 'force_bins'.
+    history
+        Errors of the epochs done before.
+    """
+
+    def __init__(self, path: Path, kind: str, history: PartHistory | None = None) -> None:
+        self.path, self.kind = path, kind
+        history = history or PartHistory()
+        rows = "".join(self._rows(epoch, history.of(epoch)) for epoch in history)
+        if rows:
+            self._begin(rows)
+        else:  # a table of epochs that a killed training did but did not keep
+            path.unlink(missing_ok=True)
+
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
+        """Append one epoch."""
+        rows = self._rows(record.epoch, parts or PartErrors())
+        if rows and not self.path.exists():
+            self._begin(rows)
+        elif rows:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(rows)
+
+    def close(self) -> None:
+        """Do nothing: every row is on the disk."""
+
+    def _rows(self, epoch: int, parts: PartErrors) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        for entry in getattr(parts, self.kind):
+            values = [getattr(entry, name) for name in part_columns(self.kind)[1:]]
+            writer.writerow([epoch, *("" if value != value else value for value in values)])
+        return text.getvalue()
+
+    def _begin(self, rows: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (",".join(part_columns(self.kind)) + "\r\n" + rows).encode())
+
+
+def part_columns(kind: str) -> tuple[str, ...]:
+    """Return the columns of a table of parts.
+
+    Parameters
+    ----------
+    kind
+        'elements' or 'force_bins'.
+    """
+    _, names, numbers = PARTS[kind]
+    return ("epoch", *names, *numbers)
+
+
+def read_part_log(path: str | Path) -> PartHistory:
+    """Return the errors of a CSV table of parts; those of the other kind are not in it.
+
+    Parameters
+    ----------
+    path
+        A file that :class:`PartCsvLog` wrote.
+
+    Raises
+    ------
+    TrainingError
+        If it is another kind of file.
+    """
+    history = PartHistory()
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        kind = next((kind for kind in PARTS if part_columns(kind) == tuple(reader.fieldnames or ())), None)
+        if kind is None:
+            raise TrainingError(f"{path} is no table of a validation's parts: its columns are {reader.fieldnames}.")
+        entry, names, numbers = PARTS[kind]
+        for epoch, rows in groupby(reader, key=lambda row: int(row["epoch"])):
+            entries = []
+            for row in rows:
+                values = {name: float(row[name] or "nan") for name in numbers} | {"n_atoms": int(row["n_atoms"])}
+                entries.append(entry(**{name: row[name] for name in names}, **values))
+            history.add(epoch, PartErrors(**{kind: entries}))
+    return history
+
+
 class EventLog:
     """TensorBoard event files, the epoch as step.
 
@@ -118,12 +216,20 @@ class EventLog:
             ) from error
         self.writer: Any = SummaryWriter(str(folder), purge_step=n_done + 1 if n_done else None)
 
-    def add(self, record: EpochRecord) -> None:
-        """Write one scalar for each number of the record."""
+    def add(self, record: EpochRecord, parts: PartErrors | None = None) -> None:
+        """Write one scalar for each number of the record and of its parts."""
         for name, value in record.model_dump(exclude={"epoch"}).items():
             if value is not None:
                 kind = "validation" if name.endswith("_mae") or name == "valid_loss" else "training"
                 self.writer.add_scalar(f"{kind}/{name}", value, record.epoch)
+        parts = parts or PartErrors()
+        by_part: list[tuple[str, str, object]] = [("elements", f"{e.head}/{e.element}", e) for e in parts.elements]
+        by_part += [("force_bins", f"{b.head}/from_{b.low:g}", b) for b in parts.force_bins]
+        for kind, name, entry in by_part:
+            for quantity in ERRORS:
+                value = getattr(entry, quantity, math.nan)
+                if not math.isnan(value):
+                    self.writer.add_scalar(f"{kind}_{quantity}/{name}", value, record.epoch)
         self.writer.flush()
 
     def close(self) -> None:
@@ -131,7 +237,13 @@ class EventLog:
         self.writer.close()
 
 
-def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Sequence[EpochRecord]) -> list[EpochLog]:
+def open_logs(
+    settings: TrainingSettings,
+    directory: Path | None,
+    *,
+    history: Sequence[EpochRecord],
+    parts: PartHistory | None = None,
+) -> list[EpochLog]:
     """Return the logs that the settings ask for.
 
     Parameters
@@ -142,6 +254,8 @@ def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Se
         Of the training; None: there is no table.
     history
         Epochs done before.
+    parts
+        Their errors by part.
 
     Raises
     ------
@@ -155,6 +269,7 @@ def open_logs(settings: TrainingSettings, directory: Path | None, *, history: Se
         logs.append(EventLog(directory / EVENTS_FOLDER, n_done=len(history)))
     if settings.csv_log and directory is not None:
         logs.append(CsvLog(directory / CSV_FILE, history))
+        logs += [PartCsvLog(directory / name, kind, parts) for kind, name in PART_FILES.items()]
     return logs
 
 

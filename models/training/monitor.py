@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 FORCE_BINS = (0.0, 1.0, 10.0, 50.0, np.inf)
 """Edges of the bins of the reference force's norm, eV/A."""
@@ -42,6 +45,82 @@ class ElementErrors:
     forces_mae: float
     energy_mae: float
     alerts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ForceBinErrors:
+    """Errors of the forces whose reference is of some size, under one head.
+
+    Parameters
+    ----------
+    head
+        Whose.
+    low, high
+        Norm of the reference force, eV/A: from, and up to.
+    n_atoms
+        Atoms with all force labels.
+    forces_rmse, forces_mae
+        eV/A, over components.
+    """
+
+    head: str
+    low: float
+    high: float
+    n_atoms: int
+    forces_rmse: float
+    forces_mae: float
+
+
+def with_alerts(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
+    """Return the errors with what is to be said of each element.
+
+    Parameters
+    ----------
+    entries
+        Of one head and set; the median is that of their force RMSE.
+    """
+    known = [entry.forces_rmse for entry in entries if entry.n_atoms]
+    median = float(np.median(known)) if known else 0.0
+    judged = []
+    for entry in entries:
+        alerts = []
+        if entry.n_atoms < ALERT_COUNT:
+            alerts.append("few_atoms")
+        if entry.n_atoms and entry.forces_rmse > ALERT_FACTOR * median:
+            alerts.append("large_error")
+        judged.append(replace(entry, alerts=tuple(alerts)))
+    return judged
+
+
+def worst_first(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
+    """Return the entries with the largest force RMSE first, those without forces last.
+
+    Parameters
+    ----------
+    entries
+        In any order.
+    """
+    return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
+
+
+def warn_of_large_errors(entries: Sequence[ElementErrors]) -> None:
+    """Name the elements whose forces are far worse than those of the others, in the log.
+
+    Parameters
+    ----------
+    entries
+        Judged by `with_alerts`.
+    """
+    for head in dict.fromkeys(entry.head for entry in entries):
+        large = [entry for entry in entries if entry.head == head and "large_error" in entry.alerts]
+        if large:
+            logger.warning(
+                "Head '%s': on the validation frames the force RMSE of %s is over %g times the median of all elements. "
+                "Look at the labels, or add frames that hold such atoms.",
+                head,
+                ", ".join(f"{e.element} ({e.forces_rmse:.3g} eV/A, {e.n_atoms} atoms)" for e in large),
+                ALERT_FACTOR,
+            )
 
 
 class ElementMonitor:
@@ -102,15 +181,9 @@ class ElementMonitor:
     def report(self) -> list[ElementErrors]:
         """Return one entry per element, the largest force RMSE first."""
         rmse = {e: float(np.sqrt(s / (3 * self._atoms[e]))) for e, s in self._squared.items()}
-        median = float(np.median(list(rmse.values()))) if rmse else 0.0
         entries = []
         for element in sorted(set(rmse) | set(self._energy)):
             n_atoms = self._atoms.get(element, 0)
-            alerts = []
-            if n_atoms < ALERT_COUNT:
-                alerts.append("few_atoms")
-            if rmse.get(element, 0.0) > ALERT_FACTOR * median:
-                alerts.append("large_error")
             total, share = self._energy.get(element, (0.0, 0.0))
             entries.append(
                 ElementErrors(
@@ -120,10 +193,9 @@ class ElementMonitor:
                     forces_rmse=rmse.get(element, float("nan")),
                     forces_mae=self._absolute[element] / (3 * n_atoms) if n_atoms else float("nan"),
                     energy_mae=total / share if share else float("nan"),
-                    alerts=tuple(alerts),
                 )
             )
-        return sorted(entries, key=lambda entry: -np.nan_to_num(entry.forces_rmse, nan=-1.0))
+        return worst_first(with_alerts(entries))
 
     def force_bins(self) -> list[dict[str, float]]:
         """Return per bin of the reference force its edges (eV/A), RMSE (eV/A) and number of atoms."""

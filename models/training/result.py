@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from atomfoundry.documents.model import EpochRecord
     from atomfoundry.models.allegro.model import Allegro
+    from atomfoundry.models.training.monitor import ElementErrors
 
 
 @dataclass
@@ -33,6 +34,9 @@ class TrainingResult:
         Steps skipped for a NaN loss.
     gradient_shares
         'HEAD/QUANTITY' -> share of the loss term in the sum of the gradient norms, at the first batch.
+    elements
+        Validation errors of the weights returned by head and element, the largest force RMSE first; empty without
+        validation.
     interrupted
         Whether it stopped only because its process must end (see :mod:`atomfoundry.deadline`): the same call in
         another process goes on from the checkpoint.
@@ -47,4 +51,5 @@ class TrainingResult:
     best_loss: float | None = None
     n_skipped: int = 0
     gradient_shares: dict[str, float] = field(default_factory=dict)
+    elements: list[ElementErrors] = field(default_factory=list)
     interrupted: bool = False

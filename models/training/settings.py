@@ -145,7 +145,11 @@ class TrainingSettings(BaseModel):
     max_wall_time_s: float | None = Field(
         default=None, gt=0, description="Stop after so long; such a run is not reproducible"
     )
-    csv_log: bool = Field(default=True, description="Write training.csv into the directory, one row an epoch")
+    csv_log: bool = Field(
+        default=True,
+        description="Write training.csv into the directory, one row an epoch, and the validation's errors by element "
+        "and by size of the force into training_elements.csv and training_forces.csv",
+    )
     tensorboard: bool = Field(
         default=False, description="Write TensorBoard events into the directory; needs 'atomfoundry[tensorboard]'"
     )

@@ -34,6 +34,7 @@ from atomfoundry.models.training.loader import (
 )
 from atomfoundry.models.training.logs import EpochLog, open_logs
 from atomfoundry.models.training.loss import Loss
+from atomfoundry.models.training.monitor import warn_of_large_errors, worst_first
 from atomfoundry.models.training.processes import Processes
 from atomfoundry.models.training.result import TrainingResult
 from atomfoundry.models.training.schedule import weights_of
@@ -201,7 +202,7 @@ class _Trainer:
         course = self.course
         self._resume()
         if self.processes.first:
-            self.logs = open_logs(self.settings, self.directory, history=course.history)
+            self.logs = open_logs(self.settings, self.directory, history=course.history, parts=course.parts)
         with frozen(self.model, self.settings.freeze):
             while course.progress.stop_reason is None:
                 record = self._epoch()
@@ -214,6 +215,9 @@ class _Trainer:
             log.close()
         course.adopt_best()
         progress = course.progress
+        elements = worst_first(course.parts.of(progress.best_epoch).elements)
+        if self.processes.first and not progress.interrupted:
+            warn_of_large_errors(elements)
         return TrainingResult(
             model=self.model,
             history=course.history,
@@ -224,14 +228,16 @@ class _Trainer:
             best_loss=progress.best_loss,
             n_skipped=progress.n_skipped,
             gradient_shares=progress.gradient_shares,
+            elements=elements,
             interrupted=progress.interrupted,
         )
 
     def _tell(self, record: EpochRecord, callback: Callable[[EpochRecord], None] | None) -> None:
         if not self.processes.first:
             return
+        parts = self.course.parts.of(record.epoch)
         for log in self.logs:
-            log.add(record)
+            log.add(record, parts)
         if callback is not None:
             callback(record)
 
@@ -292,6 +298,7 @@ class _Trainer:
             record.valid_loss = errors.loss
             record.energy_mae, record.forces_mae = errors.energy_mae, errors.forces_mae
             record.stress_mae = errors.stress_mae
+            self.course.parts.add(record.epoch, errors.parts)
             self._judge(self._measure(errors))
         record.wall_time_s = self.elapsed_s
         if progress.stop_reason is None and last:

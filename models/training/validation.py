@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from atomfoundry.models.graph import GraphBatch, collate
+from atomfoundry.models.training.elements import ElementSums, ForceBinSums
 from atomfoundry.models.training.loss import Loss, LossTerms, over_all
+from atomfoundry.models.training.part_history import PartErrors
 from atomfoundry.models.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -31,12 +33,15 @@ class ValidationErrors:
         The training loss, over the whole set.
     energy_mae, forces_mae, stress_mae
         eV/atom, eV/A over components, eV/A^3 over the six components.
+    parts
+        The same by head and element, and by size of the force.
     """
 
     loss: float
     energy_mae: float | None
     forces_mae: float | None
     stress_mae: float | None
+    parts: PartErrors = field(default_factory=PartErrors)
 
 
 class _Mean:
@@ -97,6 +102,8 @@ def validate(
     device = next(model.parameters()).device
     terms = LossTerms()
     means = {"energy": _Mean(), "forces": _Mean(), "stress": _Mean()}
+    heads = [head.name for head in model.config.heads]
+    elements, bins = ElementSums(heads, model.config.type_names), ForceBinSums(heads)
     for batch in batches:
         batch = on_device(batch, device)
         outputs = model(batch, forces=True, stress=True, create_graph=False)
@@ -105,10 +112,18 @@ def validate(
             n_atoms = torch.bincount(batch.batch, minlength=batch.energy.shape[0])
             means["energy"].add((outputs["energy"] - batch.energy) / n_atoms, batch.energy)
             means["forces"].add(outputs["forces"] - batch.forces, batch.forces)
+            elements.add(outputs, batch)
+            bins.add(outputs, batch)
             error, reference = outputs["stress"] - batch.stress, batch.stress
             means["stress"].add(error[:, UPPER[0], UPPER[1]], reference[:, UPPER[0], UPPER[1]])
-    terms = over_all(terms, processes, n_heads=len(model.config.heads))
-    summed = processes.sum([number for mean in means.values() for number in (mean.total, mean.count)])
+    terms = over_all(terms, processes, n_heads=len(heads))
+    numbers = [number for mean in means.values() for number in (mean.total, mean.count)]
+    of_elements, of_bins = elements.flat(), bins.flat()
+    summed = processes.sum([*numbers, *of_elements, *of_bins])
+    first, second = len(numbers), len(numbers) + len(of_elements)
+    elements.set_flat(summed[first:second])
+    bins.set_flat(summed[second:])
+    summed = summed[:first]
     for mean, total, count in zip(means.values(), summed[::2], summed[1::2], strict=True):
         mean.total, mean.count = total, int(count)
     return ValidationErrors(
@@ -116,4 +131,5 @@ def validate(
         energy_mae=means["energy"].value,
         forces_mae=means["forces"].value,
         stress_mae=means["stress"].value,
+        parts=PartErrors(elements.errors(), bins.errors()),
     )

@@ -117,6 +117,23 @@ def test_training_is_documented(chain: dict[str, Any], project: Project) -> None
     ]
 
 
+def test_errors_by_element_are_documented(chain: dict[str, Any]) -> None:
+    doc = chain["final"]
+    assert {(m.head, m.split, m.element) for m in doc.element_metrics} == {
+        (head, split, "Si") for head in ("pt", "ft") for split in ("train", "valid", "test")
+    }
+    whole = {(m.head, m.split): m for m in doc.metrics}
+    for entry in doc.element_metrics:
+        same = whole[entry.head, entry.split]
+        assert entry.n_atoms == 2 * same.n_frames
+        assert entry.alerts == ["few_atoms"]
+        for name in ("forces_mae", "forces_rmse", "energy_mae"):
+            assert getattr(entry, name) == pytest.approx(getattr(same, name), rel=1e-9)
+    # of a version that kept none
+    older = {key: value for key, value in doc.model_dump().items() if key != "element_metrics"}
+    assert type(doc).model_validate(older).element_metrics == []
+
+
 def test_stored_predictions_are_the_model_s(chain: dict[str, Any], project: Project) -> None:
     from atomfoundry.models import FoundryCalculator, load_model
 

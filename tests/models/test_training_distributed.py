@@ -17,7 +17,7 @@ import trained_together
 from argon import losses, weights
 
 from atomfoundry.models.training.checkpoint import load_checkpoint
-from atomfoundry.models.training.logs import CSV_FILE, read_csv_log
+from atomfoundry.models.training.logs import CSV_FILE, PART_FILES, read_csv_log
 
 SCRIPT = Path(__file__).parent / "trained_together.py"
 ONE_STEP = ("default", "rmse", "universal", "sharpness", "adaptive", "balanced", "rmse_parts")
@@ -87,8 +87,36 @@ def test_a_whole_course_does_not_depend_on_the_number_of_processes(trained):
     assert trained.difference(trained.weights(1, "course"), trained.weights(2, "course")) < 1e-11
 
 
+def test_errors_by_element_do_not_depend_on_the_number_of_processes(trained):
+    """On four processes some have no structure of a head, or none at all that holds an element."""
+    alone, of_forces = (trained.report(1, name) for name in ("by_element", "by_force"))
+    assert len({entry["low"] for entry in of_forces}) > 1
+    for size in (2, 4):
+        for first, second in zip(of_forces, trained.report(size, "by_force", size - 1), strict=True):
+            assert second["n_atoms"] == first["n_atoms"]
+            assert list(second.values())[1:] == pytest.approx(list(first.values())[1:], rel=1e-13)
+    named = [(entry["head"], entry["element"]) for entry in alone]
+    assert named == [("pt", "Ar"), ("pt", "Kr"), ("ft", "Xe"), ("ft", "Ar")]
+    assert sum(entry["n_atoms"] for entry in alone) == 2 * 11 - 2
+    for size in (2, 4):
+        for rank in range(size):
+            together = trained.report(size, "by_element", rank)
+            assert together == trained.report(size, "by_element")
+            for first, second in zip(alone, together, strict=True):
+                assert first.keys() == second.keys()
+                for name in ("head", "element", "n_atoms", "alerts"):
+                    assert second[name] == first[name]
+                for name in ("forces_rmse", "forces_mae", "energy_mae"):
+                    assert second[name] == pytest.approx(first[name], rel=1e-13)
+
+
 def test_a_killed_course_goes_on_bit_for_bit(trained):
     for size in (1, 2):
+        for file in PART_FILES.values():
+            tables = [(trained.folder / str(size) / name / file).read_bytes() for name in ("course", "resumed")]
+            assert tables[0] == tables[1]
+            assert tables[0].count(b"\n") >= 1 + 4
+        assert trained.report(size, "resumed")["elements"] == trained.report(size, "course")["elements"] != []
         assert trained.report(size, "resumed")["losses"] == trained.report(size, "course")["losses"]
         assert trained.difference(trained.weights(size, "resumed"), trained.weights(size, "course")) == 0.0
 
@@ -113,7 +141,7 @@ def test_another_number_of_processes_may_go_on(trained):
 
 def test_only_the_first_process_writes(trained):
     folder = trained.folder / "2" / "course"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", CSV_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", CSV_FILE, *PART_FILES.values()]
     assert [record.epoch for record in read_csv_log(folder / CSV_FILE)] == [1, 2, 3, 4]
     state = load_checkpoint(folder / "checkpoint").state
     assert len(state["history"]) == 4

@@ -172,8 +172,8 @@ def test_a_folder_holds_everything(xyz, tmp_path):
     assert trained.trained_now
     assert [record.epoch for record in seen] == [1, 2, 3]
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    expected = {"checkpoint", "errors.html", "history.json", "model", "plan.json", "training.csv", "training.json"}
-    assert names == expected
+    tables = {"training.csv", "training_elements.csv", "training_forces.csv"}
+    assert names == {"checkpoint", "errors.html", "history.json", "model", "plan.json", "training.json", *tables}
     record = json.loads((tmp_path / "run" / "training.json").read_text())
     assert record["frames"] == {"pt": {"train": 10, "valid": 2, "test": 0}}
     assert {(m["head"], m["split"]) for m in record["metrics"]} == {("pt", "train"), ("pt", "valid")}

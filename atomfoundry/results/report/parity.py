@@ -13,6 +13,7 @@ from atomfoundry.results.report.arrays import Predictions
 from atomfoundry.results.report.blocks import Block, Cell, Figure, Fold, Row, Section, Table, Words
 from atomfoundry.results.report.curves import model_name
 from atomfoundry.results.report.data import ReportInputs
+from atomfoundry.results.report.elements import elements_table
 from atomfoundry.units import EV_PER_A3_IN_GPA
 
 POINTS_DRAWN = 1500
@@ -85,6 +86,8 @@ def _model(model: ModelDoc, predictions: Predictions | None, *, main: bool) -> l
         blocks.append(Words(text="No parity plots: the model's predictions were not stored."))
     if model.metrics:
         blocks.append(metrics_table(model.metrics))
+    if model.element_metrics:
+        blocks.append(elements_table(model.element_metrics))
     return blocks
 
 

@@ -12,6 +12,7 @@ from atomfoundry.documents import (
     Artifact,
     BenchmarkDoc,
     DatasetDoc,
+    ElementMetrics,
     EnergyMetrics,
     EpochRecord,
     ErrorMetrics,
@@ -426,6 +427,23 @@ def metrics(head: str, scale: float) -> list[ErrorMetrics]:
     return found
 
 
+def element_metrics(head: str, scale: float) -> list[ElementMetrics]:
+    return [
+        ElementMetrics(
+            split=split,
+            head=head,
+            element=element,
+            n_atoms=n,
+            forces_mae=0.0473 * scale * share,
+            forces_rmse=0.0698 * scale * share,
+            energy_mae=0.00412 * scale,
+            alerts=["few_atoms"] if n < 100 else [],
+        )
+        for split, n_silicon in (("train", 820), ("valid", 106), ("test", 104))
+        for element, n, share in (("Si", n_silicon, 1.02), ("H", n_silicon // 8, 0.71))
+    ]
+
+
 def predictions(heads: list[str], scale: float, seed: int, n_test: int = 15) -> Predictions:
     rng = np.random.default_rng(seed)
     columns: dict[str, list] = {
@@ -472,6 +490,7 @@ def models() -> list[ModelDoc]:
                 model=artifact(f"model {kind}", 231_000, "application/vnd.atomfoundry.model"),
                 predictions=artifact(f"predictions {kind}", 61_000, "application/vnd.apache.parquet"),
                 metrics=[m for head in heads for m in metrics(head, scale)],
+                element_metrics=[m for head in heads for m in element_metrics(head, scale)],
                 history=history(n, 1.4 if kind == "base" else 0.3, 0.05 * scale, seed=len(found)),
                 stop_reason="early_stop" if kind == "base" else "max_epochs",
                 n_epochs=n,

@@ -142,6 +142,8 @@ def test_numbers_are_those_of_the_documents(full_page: str) -> None:
         "2 failed",
         "unconverged",
         "forces_too_large",
+        "71.2",  # 1000 * 0.0698 * 1.02, silicon of the test split
+        "fewer than 100 atoms",
     ):
         assert number in words, number
 

@@ -7,10 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
+from atomfoundry.documents import ElementMetrics
 from atomfoundry.errors import InputError
 from atomfoundry.results.report import JobRow, Predictions, TargetRow, jobs_from_documents
 from atomfoundry.results.report import text as words
 from atomfoundry.results.report.benchmark_figures import birch_murnaghan
+from atomfoundry.results.report.elements import elements_table
 from atomfoundry.results.report.grouping import depths, group_jobs, reduced_edges
 from atomfoundry.results.report.overview import judge
 from atomfoundry.results.report.parity import _subsample, scores
@@ -265,3 +267,30 @@ def test_importing_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def _cells(row) -> list[str]:
+    return [cell if isinstance(cell, str) else cell.text for cell in row]
+
+
+def test_elements_are_those_of_the_split_that_counts_the_worst_first() -> None:
+    numbers = {"n_atoms": 1200, "forces_mae": 0.03, "energy_mae": 0.002}
+    found = [
+        ElementMetrics(split="train", head="pt", element="Si", forces_rmse=9.0, **numbers),
+        ElementMetrics(split="test", head="pt", element="H", n_atoms=0, energy_mae=0.004, alerts=["few_atoms"]),
+        ElementMetrics(split="test", head="pt", element="Si", forces_rmse=0.04, **numbers),
+        ElementMetrics(split="test", head="pt", element="O", forces_rmse=0.5, alerts=["large_error"], **numbers),
+        ElementMetrics(split="valid", head="ft", element="Si", forces_rmse=0.06, **numbers),
+        ElementMetrics(split="train", head="ft", element="Si", forces_rmse=0.05, **numbers),
+    ]
+    table = elements_table(found)
+    assert [_cells(row) for row in table.rows] == [
+        ["O", "pt", "test", "1,200", "30.0", "500", "2.00", "over three times the median"],
+        ["Si", "pt", "test", "1,200", "30.0", "40.0", "2.00", ""],
+        ["H", "pt", "test", "0", "–", "–", "4.00", "fewer than 100 atoms"],
+        ["Si", "ft", "valid", "1,200", "30.0", "60.0", "2.00", ""],
+    ]
+    assert len(table.header) == len(table.rows[0])
+    assert table.folded == ""
+    many = [m.model_copy(update={"head": f"head {i}"}) for i in range(21) for m in found[2:3]]
+    assert elements_table(many).folded == "Errors by element, 21 rows"

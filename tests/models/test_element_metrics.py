@@ -1,0 +1,42 @@
+"""Errors by element as documents keep them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from argon import config, crystals, labelled
+from ase import Atoms
+
+from atomfoundry.models.allegro.config import HeadConfig
+from atomfoundry.models.allegro.model import Allegro
+from atomfoundry.models.element_metrics import element_metrics
+from atomfoundry.models.evaluation import evaluate
+
+
+def test_isolated_atoms_do_not_dilute_and_missing_labels_are_none():
+    heads = [HeadConfig(name="pt", isolated_energies={"Ar": 0.0, "Kr": 0.0})]
+    model = Allegro(config(heads, type_names=["Ar", "Kr"]))
+    krypton = crystals(1, seed=4)[0]
+    krypton.symbols = "KrKr"
+    del krypton.calc.results["forces"]
+    box = Atoms("Ar", cell=[25.0] * 3, pbc=True)
+    frames = [*crystals(2), labelled(Atoms("Ar")), krypton, labelled(box)]
+    errors, predicted = evaluate(model, frames, split="valid")
+    assert errors.n_frames == 3
+    argon, other = element_metrics(predicted, [True, True, False, True, False])
+    assert (argon.split, argon.head, argon.element, argon.n_atoms) == ("valid", "pt", "Ar", 4)
+    assert argon.forces_rmse == pytest.approx(errors.forces_rmse, rel=1e-9)
+    assert (other.element, other.n_atoms, other.forces_mae, other.forces_rmse) == ("Kr", 0, None, None)
+    assert (2 * argon.energy_mae + other.energy_mae) / 3 == pytest.approx(errors.energy_mae, rel=1e-9)
+    assert (argon.alerts, other.alerts) == (["few_atoms"], ["few_atoms"])
+
+
+def test_every_frame_is_judged():
+    model = Allegro(config())
+    _, predicted = evaluate(model, crystals(2))
+    with pytest.raises(ValueError, match="shorter"):
+        element_metrics(predicted, [True])
