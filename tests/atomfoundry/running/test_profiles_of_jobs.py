@@ -70,7 +70,7 @@ def test_in_the_local_runner(jobs, project, monkeypatch, maker, how):
 
 
 def test_the_profile_is_part_of_a_flow_s_identity(jobs):
-    """Two flows that differ in it alone are two runs: the second one may be the answer to the first's lack of memory."""
+    """Two flows that differ in it alone are two runs: the second may be the answer to a lack of memory."""
     first, second = jobs.dynamics(1), jobs.dynamics(1)
     assert prepare(first).run_id == prepare(second).run_id
     assert prepare(first).entries[0].profile == "md"
