@@ -27,12 +27,14 @@ class OnGPU(Tensor):
     """A tensor on the pretended GPU; `inner` holds the numbers."""
 
     inner: Tensor
+    made = 0
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> OnGPU:
         layout: dict[str, Any] = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
         made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=CPU, **layout)
         made.inner = inner
+        OnGPU.made += 1
         return made
 
     def __init__(self, inner: Tensor) -> None:
@@ -41,21 +43,47 @@ class OnGPU(Tensor):
     def __repr__(self) -> str:
         return f"OnGPU({self.inner!r})"
 
+    # What PyTorch would answer in C++, which knows the truth.
+
+    @property
+    def device(self) -> torch.device:
+        return GPU
+
+    def numpy(self, **_: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+
+    __array__ = numpy
+
+    def tolist(self) -> list:
+        return self.detach().inner.tolist()
+
+    def new_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
+        return OnGPU(self.detach().inner.new_tensor(*args, **kwargs))
+
+    def cpu(self) -> Tensor:
+        return _moved(self, CPU)
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        return _to(self, list(args), kwargs)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is aten.copy_.default and not isinstance(args[0], cls):
             return args[0].copy_(args[1].inner)
-        allowed = func in COPIES or (func in INDEXED and isinstance(args[0], cls))
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and not isinstance(value, cls) and value.dim() and not allowed:
-                raise RuntimeError(
-                    f"{func}: Expected all tensors to be on the same device, {tuple(value.shape)} is not"
-                )
+        if not (func in COPIES or (func in INDEXED and isinstance(args[0], cls))):
+            _require_all_there(func, tree_leaves((args, kwargs)))
         plain = {**kwargs, **({"device": CPU} if kwargs.get("device") else {})}
         out = func(*tree_map(_inner, args), **tree_map(_inner, plain))
         wrapped = tree_map(lambda value: cls(value) if type(value) is Tensor else value, out)
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
+
+
+def _require_all_there(func: Any, values: list) -> None:
+    for value in values:
+        # numbers may be anywhere; empty ones come from autograd itself, where nothing flows into a part
+        if isinstance(value, Tensor) and not isinstance(value, OnGPU) and value.dim() and value.numel():
+            raise RuntimeError(f"{func}: Expected all tensors to be on the same device, {tuple(value.shape)} is not")
 
 
 def _inner(value: Any) -> Any:
@@ -69,38 +97,26 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return OnGPU(tensor.detach()) if device.type == "cuda" else tensor.detach().inner
 
 
+def _to(tensor: Tensor, rest: list, kwargs: dict) -> Tensor:
+    device = kwargs.pop("device", None)
+    if rest and isinstance(rest[0], str | torch.device):
+        device = rest.pop(0)
+    moved = tensor if device is None else _moved(tensor, torch.device(device))
+    return Tensor.to(moved, *rest, **kwargs) if rest or kwargs else moved
+
+
 class _Pretence(TorchFunctionMode):
-    """Answers what PyTorch would answer in C++, where it knows the truth."""
+    """Takes tensors to the GPU and makes them there."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        tensor = args[0] if args else None
         if func is Tensor.to:
-            return self._to(tensor, list(args[1:]), kwargs)
-        if func is Tensor.cpu:
-            return _moved(tensor, CPU)
-        if isinstance(tensor, OnGPU):
-            if func == Tensor.device.__get__:
-                return GPU
-            if func in (Tensor.numpy, Tensor.__array__):
-                raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
-            if func is Tensor.tolist:
-                return tensor.detach().inner.tolist()
-            if func is Tensor.new_tensor:
-                return OnGPU(tensor.detach().inner.new_tensor(*args[1:], **kwargs))
+            return _to(args[0], list(args[1:]), kwargs)
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
             made = func(*args, **{**kwargs, "device": CPU})
             return made if isinstance(made, OnGPU) else OnGPU(made)
         return func(*args, **kwargs)
-
-    @staticmethod
-    def _to(tensor: Tensor, rest: list, kwargs: dict) -> Tensor:
-        device = kwargs.pop("device", None)
-        if rest and isinstance(rest[0], str | torch.device):
-            device = rest.pop(0)
-        moved = tensor if device is None else _moved(tensor, torch.device(device))
-        return Tensor.to(moved, *rest, **kwargs) if rest or kwargs else moved
 
 
 def _module_to(module: nn.Module, device: str | torch.device) -> nn.Module:
@@ -120,6 +136,9 @@ def pretended_gpu() -> Iterator[None]:
     """Let torch have one GPU for a while."""
     with pytest.MonkeyPatch.context() as patch, _Pretence():
         patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "get_device_name", lambda device: "pretended")
+        patch.setattr(torch.cuda, "memory_stats", lambda device: {"allocation.all.allocated": OnGPU.made})
         patch.setattr(nn.Module, "to", _module_to)
         yield
