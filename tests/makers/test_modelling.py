@@ -252,7 +252,7 @@ def test_where_there_is_no_gpu(chain: dict[str, Any]) -> None:
 REAL = pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.skipif(no_gpu(), reason="no CUDA device")])
 
 
-@pytest.mark.parametrize("gpu", ["pretended", REAL])
+@pytest.mark.parametrize("gpu", [pytest.param("pretended", marks=pytest.mark.slow), REAL])
 def test_jobs_on_a_gpu(
     project: Project, chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str
 ) -> None:

@@ -106,6 +106,7 @@ def test_errors_descriptors_and_similarity(gpu: float) -> None:
         close(there, here, gpu)
 
 
+@pytest.mark.slow
 def test_uncertainty(gpu: float, tmp_path: Path) -> None:
     frames, found = crystals(2), []
     for model in models():
