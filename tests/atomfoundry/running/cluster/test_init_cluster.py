@@ -46,11 +46,8 @@ def test_a_new_folder_becomes_a_project(tmp_path):
     assert Project.open(tmp_path / "p").metadata["database"] == "mongodb"
     assert {file.action for file in setup.files} == {"written"}
     assert len(setup.next_commands) == 3
-    assert any(
-        command
-        == f"for profile in light dft gpu md; do {layout.launch_script} $profile --nlaunches infinite & done; wait"
-        for command in setup.next_commands
-    )
+    launch = f"{layout.launch_script} $profile --nlaunches infinite"
+    assert f"for profile in light dft gpu md; do {launch} & done; wait" in setup.next_commands
     private = {path for path in layout.folder.rglob("*") if path.is_file() and mode(path) == 0o600}
     assert private == {layout.launchpad, layout.jobflow}
     assert mode(layout.launch_script) == mode(layout.mongodb / "backup.sh") == 0o755
