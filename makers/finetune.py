@@ -19,6 +19,7 @@ from atomfoundry.makers.modelling import (
     require_end,
     training_settings,
 )
+from atomfoundry.makers.profiles import profile_of_training
 
 
 @dataclass
@@ -62,7 +63,7 @@ class FineTuneMaker(Maker):
     edge_cache: str | None = None
     device: str = "auto"
 
-    @foundry_job(output_schema=ModelDoc, profile="gpu")
+    @foundry_job(output_schema=ModelDoc, profile=profile_of_training)
     def make(self, model: ModelDoc, fine: DatasetDoc, pretraining: DatasetDoc) -> ModelDoc:
         """Fine-tune; a killed or interrupted job goes on from its last checkpoint.
 

@@ -23,6 +23,11 @@ def profile_of_job(arguments: Iterable[Any], own: str | None) -> str | None:
     return asked if asked not in (None, "light") or own is None else own
 
 
+def profile_of_training(maker: Any, *_: Any, **__: Any) -> str:
+    """Return the resource profile of a training: ``"gpu"``, unless its Maker's `device` rules a GPU out."""
+    return "md" if maker.device == "cpu" else "gpu"
+
+
 def profile_of_engine(engine: str, settings: Mapping[str, Any], *, least: str) -> str:
     """Return the resource profile of a job that computes with a label engine.
 

@@ -21,6 +21,7 @@ from atomfoundry.makers.modelling import (
     require_end,
     training_settings,
 )
+from atomfoundry.makers.profiles import profile_of_training
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -62,7 +63,7 @@ class TrainMaker(Maker):
     edge_cache: str | None = None
     device: str = "auto"
 
-    @foundry_job(output_schema=ModelDoc, profile="gpu")
+    @foundry_job(output_schema=ModelDoc, profile=profile_of_training)
     def make(self, datasets: dict[str, DatasetDoc], start: ModelDoc | None = None) -> ModelDoc:
         """Train; a killed or interrupted job goes on from its last checkpoint.
 

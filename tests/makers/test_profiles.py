@@ -19,6 +19,8 @@ EMT = {"calculator_class": "ase.calculators.emt.EMT"}
 JOBS: list[tuple[str, Maker, tuple, str]] = [
     ("train", makers.TrainMaker(), ({},), "gpu"),
     ("fine-tune", makers.FineTuneMaker(), (None, None, None), "gpu"),
+    ("train on a CPU", makers.TrainMaker(device="cpu"), ({},), "md"),
+    ("fine-tune on a GPU", makers.FineTuneMaker(device="cuda:0"), (None, None, None), "gpu"),
     ("explore", makers.ExploreMaker(), (None, None, None, None), "md"),
     ("benchmark", makers.BenchmarkMaker(), (None, None, None), "md"),
     ("uncertainty", makers.UncertaintyMaker(), (None, {}), "md"),
