@@ -64,7 +64,7 @@ class ExploreMaker(Maker):
     round: int = 1
     seed: int = 0
 
-    @foundry_job(output_schema=SelectionDoc)
+    @foundry_job(output_schema=SelectionDoc, profile="md")
     def make(
         self,
         model: ModelLike,

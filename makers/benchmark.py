@@ -82,7 +82,7 @@ class BenchmarkMaker(Maker):
             return None
         return next(iter(open_dataset(structures.structures).frames([self.structure])))
 
-    @foundry_job(output_schema=BenchmarkDoc)
+    @foundry_job(output_schema=BenchmarkDoc, profile="md")
     def make(
         self,
         model: ModelLike,

@@ -11,6 +11,7 @@ from atomfoundry.documents import ModelDoc, StructureSetDoc
 from atomfoundry.makers.checkpoints import job_checkpoints
 from atomfoundry.makers.frames import open_dataset, structure_set
 from atomfoundry.makers.job import foundry_job
+from atomfoundry.makers.profiles import profile_of_engine
 from atomfoundry.results import report_progress
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def _calculators(
         return built.calculator(atoms)
 
     return of_engine
+
+
+def _profile(
+    maker: NormalModesMaker | MDSnapshotsMaker, structures: StructureSetDoc, model: ModelDoc | None = None
+) -> str:
+    """Return the resource profile: the engine's where that is more than dynamics needs (first principles)."""
+    return "md" if model is not None else profile_of_engine(maker.engine, maker.settings, least="md")
 
 
 @dataclass
@@ -75,7 +83,7 @@ class NormalModesMaker(Maker):
     displacement: float = 0.01
     seed: int = 0
 
-    @foundry_job(output_schema=StructureSetDoc)
+    @foundry_job(output_schema=StructureSetDoc, profile=_profile)
     def make(self, structures: StructureSetDoc, model: ModelDoc | None = None) -> StructureSetDoc:
         """Sample a structure set.
 
@@ -155,7 +163,7 @@ class MDSnapshotsMaker(Maker):
     barostat_time: float = 500.0
     seed: int = 0
 
-    @foundry_job(output_schema=StructureSetDoc)
+    @foundry_job(output_schema=StructureSetDoc, profile=_profile)
     def make(self, structures: StructureSetDoc, model: ModelDoc | None = None) -> StructureSetDoc:
         """Run the dynamics.
 

@@ -19,6 +19,7 @@ from atomfoundry.makers.modelling import (
     require_end,
     training_settings,
 )
+from atomfoundry.makers.profiles import profile_of_training
 
 
 @dataclass
@@ -47,6 +48,8 @@ class FineTuneMaker(Maker):
     edge_cache
         Folder that keeps the edges (neighbour lists) of the training structures for later jobs on them; a relative
         path is one of the project's folder. None: they are not kept.
+    device
+        ``"cuda"`` (``"cuda:1"``, ...), ``"cpu"``, or ``"auto"``: a GPU where there is one.
     """
 
     name: str = "fine-tune"
@@ -58,8 +61,9 @@ class FineTuneMaker(Maker):
     fine_head: str = "ft"
     seed: int = 0
     edge_cache: str | None = None
+    device: str = "auto"
 
-    @foundry_job(output_schema=ModelDoc)
+    @foundry_job(output_schema=ModelDoc, profile=profile_of_training)
     def make(self, model: ModelDoc, fine: DatasetDoc, pretraining: DatasetDoc) -> ModelDoc:
         """Fine-tune; a killed or interrupted job goes on from its last checkpoint.
 
@@ -71,11 +75,18 @@ class FineTuneMaker(Maker):
             The small dataset.
         pretraining
             What the model was trained on.
+
+        Raises
+        ------
+        ConfigurationError
+            If a setting is wrong, or there is no such device.
         """
+        from atomfoundry.models.devices import find_device
         from atomfoundry.models.finetuning import equal_budget, finetune_naive, finetune_replay
         from atomfoundry.models.replay import default_replay_size, fine_repeats
 
-        pretrained = load_artifact_model(model)
+        device = find_device(self.device, where=self.name)
+        pretrained = load_artifact_model(model).to(device)
         settings = training_settings(self.training, seed=self.seed, where=self.name)
         fine_frames, fine_valid = frames_of(fine, "train"), frames_of(fine, "valid")
         old_frames, old_valid = frames_of(pretraining, "train"), frames_of(pretraining, "valid")

@@ -22,7 +22,7 @@ from jobflow import CURRENT_JOB, Flow, Job, Maker, Response, job
 
 import atomfoundry
 from atomfoundry.documents import FoundryDocument, JobReference, Provenance
-from atomfoundry.makers.profiles import profile_of
+from atomfoundry.makers.profiles import profile_of_job
 from atomfoundry.results.job_store import recorded_inputs
 
 PACKAGES = (
@@ -47,11 +47,13 @@ def foundry_job(method: Callable) -> Callable[..., Job]: ...
 
 
 @overload
-def foundry_job(method: None = None, **job_kwargs: Any) -> Callable[[Callable], Callable[..., Job]]: ...
+def foundry_job(
+    method: None = None, *, profile: str | Callable[..., str] | None = None, **job_kwargs: Any
+) -> Callable[[Callable], Callable[..., Job]]: ...
 
 
 def foundry_job(
-    method: Callable | None = None, **job_kwargs: Any
+    method: Callable | None = None, *, profile: str | Callable[..., str] | None = None, **job_kwargs: Any
 ) -> Callable[..., Job] | Callable[[Callable], Callable[..., Job]]:
     """Make a function or a Maker's method return a Job whose documents carry their provenance.
 
@@ -62,6 +64,10 @@ def foundry_job(
     ----------
     method
         The function.
+    profile
+        Resource profile of its jobs, or what returns it for the same arguments; None: ``"light"``. The description of
+        a calculator among the arguments (:class:`~atomfoundry.documents.CalculatorSpec`) that asks for another one
+        than ``"light"`` wins. It is the job's own: the jobs that it makes have theirs.
     **job_kwargs
         Arguments of jobflow's ``Job``, such as ``output_schema``.
     """
@@ -83,11 +89,11 @@ def foundry_job(
 
         @wraps(made)
         def with_profile(*args: Any, **kwargs: Any) -> Job:
-            # a calculator's description says which resources its job needs
             created = made(*args, **kwargs)
-            profile = profile_of([*args, *kwargs.values()])
-            if profile is not None:
-                created.update_metadata({"profile": profile})
+            own = profile(*args, **kwargs) if callable(profile) else profile
+            chosen = profile_of_job([*args, *kwargs.values()], own)
+            if chosen is not None:
+                created.update_metadata({"profile": chosen}, dynamic=False)
             return created
 
         # one layer to take off, as of jobflow's own
@@ -98,15 +104,29 @@ def foundry_job(
 
 
 class _Clock:
-    """Start, duration and memory of one job."""
+    """Start, duration, memory and use of a GPU of one job."""
 
     def __init__(self) -> None:
+        self._gpu_allocations = _gpu_allocations()
         self.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._start = time.perf_counter()
         _reset_peak_memory()
 
     def wall_time(self) -> float:
         return time.perf_counter() - self._start
+
+    def used_gpu(self) -> bool:
+        """Tell whether torch put anything on a GPU since the start."""
+        return _gpu_allocations() > self._gpu_allocations
+
+
+def _gpu_allocations() -> int:
+    """Count what torch has ever put on the GPUs of this process."""
+    torch = sys.modules.get("torch")  # asked only where the job has loaded it: this room imports no torch
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    counts = (torch.cuda.memory_stats(number) for number in range(torch.cuda.device_count()))
+    return sum(count.get("allocation.all.allocated", 0) for count in counts)
 
 
 def _reset_peak_memory() -> None:
@@ -148,15 +168,18 @@ def _stamp(
     def provenance() -> Provenance:
         return make_provenance(current, function, args, kwargs, clock=clock)
 
-    if isinstance(result, Response):
-        if result.replace is not None and not isinstance(result.replace, Job):
+    replacement = result.replace if isinstance(result, Response) else result if isinstance(result, Job | Flow) else None
+    if replacement is not None:
+        # jobflow lets this job's metadata win over the replacement's, which has a profile of its own
+        current.metadata = {key: value for key, value in (current.metadata or {}).items() if key != "profile"}
+        if not isinstance(replacement, Job):
             # jobflow hands the schema on to the job that stores the replacement's output, where it must fail:
             # that output is a reference.
             current.output_schema = None
+    if isinstance(result, Response):
         result.output = _stamp(result.output, current, function, args, kwargs, clock, schema)
         return result
     if isinstance(result, Flow):
-        current.output_schema = None
         return result
     if isinstance(result, dict):
         if isinstance(schema, type) and issubclass(schema, FoundryDocument):
@@ -198,7 +221,7 @@ def make_provenance(
         git_commit=git_commit(),
         packages=package_versions(),
         host=platform.node(),
-        device=_device(maker, arguments),
+        device=_device(maker, arguments, clock),
         seed=_seed(maker, arguments),
         settings_hash=settings_hash(maker, arguments),
         started_at=clock.started_at,
@@ -239,14 +262,13 @@ def _seed(maker: Maker | None, arguments: dict[str, Any]) -> int | None:
     return None
 
 
-def _device(maker: Maker | None, arguments: dict[str, Any]) -> str:
-    for value in (arguments.get("device"), getattr(maker, "device", None)):
-        if isinstance(value, str) and value != "auto":
-            return value
-    torch = sys.modules.get("torch")  # asked only where the job has loaded it: this room imports no torch
-    if torch is not None and torch.cuda.is_initialized():
-        return f"cuda ({torch.cuda.get_device_name()})"
-    return "cpu"
+def _device(maker: Maker | None, arguments: dict[str, Any], clock: _Clock) -> str:
+    """Return what was computed on: what was asked for, else a GPU if this job used one (an earlier job may have)."""
+    asked = (arguments.get("device"), getattr(maker, "device", None))
+    device = next((value for value in asked if isinstance(value, str) and value != "auto"), None)
+    if clock.used_gpu() and (device is None or device.startswith("cuda")):
+        return f"{device or 'cuda'} ({sys.modules['torch'].cuda.get_device_name(device)})"
+    return device or "cpu"
 
 
 def settings_hash(maker: Maker | None, arguments: dict[str, Any]) -> str:

@@ -21,11 +21,12 @@ from atomfoundry.makers.modelling import (
     require_end,
     training_settings,
 )
+from atomfoundry.makers.profiles import profile_of_training
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from atomfoundry.models import Allegro, AllegroConfig
+    from atomfoundry.models import AllegroConfig
 
 
 @dataclass
@@ -52,6 +53,8 @@ class TrainMaker(Maker):
     edge_cache
         Folder that keeps the edges (neighbour lists) of the training structures for later jobs on them; a relative
         path is one of the project's folder. None: they are not kept.
+    device
+        ``"cuda"`` (``"cuda:1"``, ...), ``"cpu"``, or ``"auto"``: a GPU where there is one.
     """
 
     name: str = "train"
@@ -62,8 +65,9 @@ class TrainMaker(Maker):
     scale: Literal["global", "per_element"] = "global"
     seed: int = 0
     edge_cache: str | None = None
+    device: str = "auto"
 
-    @foundry_job(output_schema=ModelDoc)
+    @foundry_job(output_schema=ModelDoc, profile=profile_of_training)
     def make(self, datasets: dict[str, DatasetDoc], start: ModelDoc | None = None) -> ModelDoc:
         """Train; a killed or interrupted job goes on from its last checkpoint.
 
@@ -77,12 +81,15 @@ class TrainMaker(Maker):
         Raises
         ------
         ConfigurationError
-            If a setting is wrong.
+            If a setting is wrong, or there is no such device.
         DatasetError
             If a dataset has no training frames or an element has no isolated-atom energy.
         """
+        from atomfoundry.models import Allegro
+        from atomfoundry.models.devices import find_device
         from atomfoundry.models.training.trainer import train
 
+        device = find_device(self.device, where=self.name)
         # dictionaries of a stored job come back in alphabetical order; the pretraining head goes first
         datasets = dict(sorted(datasets.items(), key=lambda item: (item[0] != "pt", item[0])))
         training = {head: frames_of(doc, "train") for head, doc in datasets.items()}
@@ -98,12 +105,9 @@ class TrainMaker(Maker):
                 remedy=f"The heads are {', '.join(datasets)}.",
             )
         settings = training_settings(self.training, seed=self.seed, where=self.name)
-        if start is None:
-            model: Allegro | AllegroConfig = self._config(datasets, training)
-        else:
-            model = load_artifact_model(start)
+        model = Allegro(self._config(datasets, training)) if start is None else load_artifact_model(start)
         result = train(
-            model,
+            model.to(device),
             training,
             validation or None,
             settings=settings,

@@ -39,7 +39,7 @@ class UncertaintyMaker(Maker):
     low_percentile: float = 95.0
     seed: int = 0
 
-    @foundry_job(output_schema=UncertaintyDoc)
+    @foundry_job(output_schema=UncertaintyDoc, profile="md")
     def make(self, model: ModelDoc, datasets: dict[str, DatasetDoc]) -> UncertaintyDoc:
         """Fit and calibrate.
 

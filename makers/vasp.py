@@ -145,7 +145,7 @@ class MatPesBatchMaker(Maker):
 
     @foundry_job(output_schema=MatPesBatchDoc)
     def make(
-        self, structures: Artifact, indices: Sequence[int], tried: dict[str, dict[str, float]] | None = None
+        self, structures: Artifact, indices: Sequence[int], tried: dict[str, dict[str, list[float]]] | None = None
     ) -> MatPesBatchDoc | Response:
         """Label frames of a structure set; where the time of this job ends, the next one goes on.
 

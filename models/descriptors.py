@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from atomfoundry.models.training.loader import Frames, prepare_graphs
-from atomfoundry.models.training.validation import in_chunks
+from atomfoundry.models.training.validation import in_chunks, on_device
 
 if TYPE_CHECKING:
     from atomfoundry.models.allegro.model import Allegro
@@ -28,16 +28,15 @@ def atom_descriptors(model: Allegro, batch: GraphBatch) -> torch.Tensor:
     Returns
     -------
     Tensor
-        (N, d) float64.
+        (N, d) float64, on the CPU.
     """
+    moved = on_device(batch, next(model.parameters()).device)
     with torch.no_grad():
-        latents = model(batch, forces=False, stress=False)["edge_latents"].double()
-        centre = batch.edge_index[0]
-        n_atoms = batch.types.shape[0]
-        total = torch.zeros(n_atoms, latents.shape[1], dtype=torch.float64)
-        total.index_add_(0, centre, latents)
-        count = torch.bincount(centre, minlength=n_atoms).clamp(min=1)
-        return total / count[:, None]
+        latents = model(moved, forces=False, stress=False)["edge_latents"].double()
+        # not index_add_, whose order of summation on a GPU is left to chance
+        total = moved.layout.sum_over_edges(latents)
+        count = torch.bincount(moved.edge_index[0], minlength=moved.num_nodes).clamp(min=1)
+        return (total / count[:, None]).cpu()
 
 
 def structure_descriptors(model: Allegro, frames: Frames, *, batch_size: int = 32) -> np.ndarray:

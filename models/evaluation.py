@@ -15,7 +15,7 @@ from atomfoundry.documents.model import ErrorMetrics
 from atomfoundry.errors import ModelError
 from atomfoundry.models.training.loader import Frames, n_edges, prepare_graphs
 from atomfoundry.models.training.monitor import ElementErrors, ElementMonitor
-from atomfoundry.models.training.validation import UPPER, in_chunks
+from atomfoundry.models.training.validation import UPPER, in_chunks, on_device
 
 if TYPE_CHECKING:
     from atomfoundry.models.allegro.model import Allegro
@@ -177,11 +177,12 @@ def predictions_of(model: Allegro, frames: Frames, *, head: str, split: str = ""
     result = Predictions(list(model.config.type_names), head, split)
     table = model.config.heads[model.head_index(head)].isolated_energies
     isolated = np.array([table.get(s, np.nan) if table else 0.0 for s in model.config.type_names])
+    device = next(model.parameters()).device
     for batch in in_chunks(graphs, batch_size):
-        outputs = model(batch, forces=True, stress=True, create_graph=False)
-        energy = outputs["energy"].detach().numpy()
-        forces = outputs["forces"].detach().double().numpy()
-        stress = outputs["stress"].detach().double().numpy()
+        outputs = model(on_device(batch, device), forces=True, stress=True, create_graph=False)
+        energy = outputs["energy"].detach().cpu().numpy()
+        forces = outputs["forces"].detach().double().cpu().numpy()
+        stress = outputs["stress"].detach().double().cpu().numpy()
         if not (np.isfinite(energy).all() and np.isfinite(forces).all()):
             raise ModelError(
                 f"Head '{head}' predicts energies or forces that are not finite among the frames "

@@ -20,7 +20,7 @@ from atomfoundry.checkpoint import write_atomically
 from atomfoundry.checkpoint.arrays import KeptArrays
 from atomfoundry.errors import ModelError
 from atomfoundry.models.training.loader import Frames, build_copy_with_head, prepare_graphs, without_isolated
-from atomfoundry.models.training.validation import in_chunks
+from atomfoundry.models.training.validation import in_chunks, on_device
 from atomfoundry.models.uncertainty.conformal import conformal_quantile, conformal_scores
 from atomfoundry.models.uncertainty.posterior import (
     CalibrationMethod,
@@ -64,8 +64,10 @@ def feature_forces(model: Allegro, batch: GraphBatch, directions: Tensor, *, chu
     Returns
     -------
     Tensor
-        (M, N, 3) float64, in units of the direction's energies per A.
+        (M, N, 3) float64, in units of the direction's energies per A, on the CPU.
     """
+    device = next(model.parameters()).device
+    batch, directions = on_device(batch, device), directions.to(device)
     positions = batch.positions.detach().clone().requires_grad_(True)
     moved = replace(batch, positions=positions)
     features = model.forward_positions(moved, forces=False, stress=False)["features"]
@@ -81,7 +83,14 @@ def feature_forces(model: Allegro, batch: GraphBatch, directions: Tensor, *, chu
             allow_unused=False,
         )
         parts.append(-gradient.detach())
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
+
+
+def _features(model: Allegro, batch: GraphBatch) -> Tensor:
+    """Return (B, d) what the energies are linear in, on the CPU, where all linear algebra is done."""
+    with torch.no_grad():
+        outputs = model(on_device(batch, next(model.parameters()).device), forces=False, stress=False)
+        return outputs["features"].cpu()
 
 
 def model_fingerprint(model: Allegro) -> str:
@@ -296,8 +305,7 @@ class LLPRUncertainty:
         return self._samples[key]
 
     def _features(self, batch: GraphBatch) -> Tensor:
-        with torch.no_grad():
-            return self.model(batch, forces=False, stress=False)["features"].double()
+        return _features(self.model, batch).double()
 
     def _batches(self, structures: Any, head: str) -> list[GraphBatch]:
         index = self.model.head_index(head)
@@ -396,8 +404,7 @@ def _gather(model: Allegro, name: str, batches: Sequence[GraphBatch], kept: Kept
         hessian.matrix += torch.from_numpy(matrix)
         begun, hessian.count = kept.saved.state[key]
     for number, batch in enumerate(batches[begun:], start=begun + 1):
-        with torch.no_grad():
-            features = model(batch, forces=False, stress=False)["features"]
+        features = _features(model, batch)
         hessian = hessian or FeatureHessian(features.shape[1])
         n_atoms = torch.bincount(batch.batch, minlength=features.shape[0])
         hessian.add(features, n_atoms, weights=batch.weight)
@@ -426,10 +433,11 @@ def _calibrate_head(
     def errors_of(number: int) -> np.ndarray:
         """Return the errors of the energy and of every atom's force, and between them the raw sigma."""
         graph = graphs[number]
-        outputs = model(graph, forces=True, stress=False, create_graph=False)
-        error = float(outputs["energy"][0].detach() - graph.energy[0])
+        moved = on_device(graph, next(model.parameters()).device)
+        outputs = model(moved, forces=True, stress=False, create_graph=False)
+        error = float(outputs["energy"][0].detach() - moved.energy[0])
         sigma = float(entry.posterior.sigma(uncertainty._features(graph))[0]) if math.isfinite(error) else math.nan
-        forces = (outputs["forces"].detach().double() - graph.forces).norm(dim=1).numpy()
+        forces = (outputs["forces"].detach().double() - moved.forces).norm(dim=1).cpu().numpy()
         return np.concatenate([[error, sigma], forces])
 
     energy_errors, force_errors, force_sigmas, largest = [], [], [], []

@@ -154,3 +154,27 @@ def test_versions_and_commit():
     assert package_versions()["jobflow"]
     commit = git_commit()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "recorded"),
+    [
+        ("auto", True, "cuda (H200)"),
+        ("auto", False, "cpu"),
+        ("cuda:1", True, "cuda:1 (H200)"),
+        ("cuda", False, "cuda"),
+        ("cpu", False, "cpu"),
+        ("cpu", True, "cpu"),
+    ],
+)
+def test_the_device_is_the_job_s_own(monkeypatch, asked, used, recorded):
+    """Another job of the same process may have used a GPU before."""
+    import torch
+
+    from atomfoundry.makers import job
+
+    counts = iter([5, 9 if used else 5])
+    monkeypatch.setattr(job, "_gpu_allocations", lambda: next(counts))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    clock = job._Clock()
+    assert job._device(OuterMaker(device=asked), {}, clock) == recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from ase import Atoms
 from ase.build import bulk
 from jobflow import Flow, run_locally
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from pretended_gpu import pretended_gpu
+
 from atomfoundry.datasets import attach_labels, split, with_metadata
 from atomfoundry.deadline import NoTimeLeftError
 from atomfoundry.documents import DatasetDoc, LevelOfTheory
+from atomfoundry.errors import ConfigurationError
 from atomfoundry.makers.active_learning import ExploreMaker
 from atomfoundry.makers.dataset import dataset_document
 from atomfoundry.makers.finetune import FineTuneMaker, ForgettingMaker
@@ -181,8 +186,6 @@ def test_uncertainty_belongs_to_its_model(chain: dict[str, Any]) -> None:
 
 
 def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_path: Path) -> None:
-    from atomfoundry.errors import ConfigurationError
-
     with pytest.raises(ConfigurationError, match="max_epoch"):
         TrainMaker(training={"max_epoch": 3}).make.original(
             TrainMaker(training={"max_epoch": 3}), {"pt": chain["base"]}
@@ -264,3 +267,48 @@ def test_kept_edges_of_a_job(
     monkeypatch.chdir(tmp_path)
     elsewhere.make({"pt": chain["base"]}).run(project.job_store())
     assert any((tmp_path / "absolute").rglob("*"))
+
+
+def no_gpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+@pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
+def test_where_there_is_no_gpu(chain: dict[str, Any]) -> None:
+    for name in ("train", "replay", "final"):
+        assert chain[name].provenance.device == "cpu"
+    wrong = {"cuda": r"no GPU for device 'cuda'.*sees none", "gpu": r"no device 'gpu'.*Valid: 'auto'"}
+    for maker, arguments in ((TrainMaker, ({},)), (FineTuneMaker, (None, None, None))):
+        for device, message in wrong.items():
+            with pytest.raises(ConfigurationError, match=message):
+                maker.make.original(maker(device=device), *arguments)
+
+
+REAL = pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.skipif(no_gpu(), reason="no CUDA device")])
+
+
+@pytest.mark.parametrize("gpu", [pytest.param("pretended", marks=pytest.mark.slow), REAL])
+def test_jobs_on_a_gpu(
+    project: Project, chain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str
+) -> None:
+    """They train there, say so, and their models are files like any other; what follows is computed on the CPU."""
+    from contextlib import nullcontext
+
+    monkeypatch.chdir(tmp_path)
+    once = {"max_epochs": 1, "batch_size": 5}
+    trained = TrainMaker(architecture=ARCHITECTURE, training=once).make({"pt": chain["task"]})
+    tuned = FineTuneMaker(training=once, device="cuda", n_replay=4).make(trained.output, chain["task"], chain["task"])
+    again = TrainMaker(training=once, device="cpu").make({"pt": chain["task"]}, start=trained.output)
+    jobs = [trained, tuned, again]
+    with pretended_gpu() if gpu == "pretended" else nullcontext():
+        done = run_locally(Flow(jobs), store=project.job_store(), create_folders=True, ensure_success=True)
+    documents = [done[job.uuid][1].output for job in jobs]
+    devices = [document.provenance.device for document in documents]
+    assert all(device.startswith("cuda (") for device in devices[:2])
+    assert devices[2] == "cpu"
+    here = TrainMaker(architecture=ARCHITECTURE, training=once, device="cpu").make({"pt": chain["task"]})
+    document = here.run(project.job_store()).output
+    assert document.metrics[0].forces_mae == pytest.approx(documents[0].metrics[0].forces_mae, rel=1e-3)
+    assert document.history[0].train_loss == pytest.approx(documents[0].history[0].train_loss, rel=1e-3)

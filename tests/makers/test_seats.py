@@ -102,7 +102,6 @@ def test_profiles_are_found_among_arguments() -> None:
     assert profile_of([EMT_SPEC, 3, "x"]) == "light"
     assert profile_of([None, [EMT_SPEC, heavy]]) == "gpu"
     assert profile_of([{"model": "x", "other": 1}, {"pt": EMT_SPEC}, {}]) is None
-    assert "profile" not in ExploreMaker().make(None, None, None, None).metadata
 
 
 def test_our_own_model_by_its_folder(tmp_path: Path) -> None:

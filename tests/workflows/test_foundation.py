@@ -281,3 +281,25 @@ def test_settings_of_the_users_own_flow_file_stay(tmp_path: Path) -> None:
     settings = maker.crystal_labels.engine_settings
     assert settings["kpoint_spacing"] == 0.9
     assert not settings["kpoint_shift"]  # the preset's, not the user's
+
+
+def test_who_needs_more_than_a_core() -> None:
+    from atomfoundry.running.identity import prepare
+
+    profiles = {entry.name: entry.profile for entry in prepare(load_preset("quickstart").make()).entries}
+    assert {name for name, profile in profiles.items() if profile == "gpu"} == {
+        "base model",
+        "fine-tune, naive",
+        "fine-tune, replay",
+        "final model",
+    }
+    assert {name for name, profile in profiles.items() if profile == "md"} == {
+        "uncertainty",
+        "explore",
+        "equation of state",
+        "elastic constants",
+        "NVE drift",
+        "H2 curve",
+        "parity",
+    }
+    assert set(profiles.values()) == {"light", "gpu", "md"}  # labels come later, with their engine's

@@ -232,13 +232,15 @@ def init_cluster(
 
 
 def next_commands(layout: ClusterLayout, answers: ClusterAnswers, *, new_server: bool = False) -> list[str]:
-    """Return the three commands to type next."""
+    """Return the three commands to type next; jobs of every profile need somebody who runs them."""
     folder = layout.project_path
     server = [f"# copy {layout.mongodb} to {answers.host}, there: docker compose up -d"] if new_server else []
     if answers.scheduler == "none":
-        start = f"{layout.work_script} light"
+        one = f"{layout.work_script} $profile --stay"
     else:
-        start = f"{layout.launch_script} light"
+        one = f"{layout.launch_script} $profile --nlaunches infinite"
+    names = " ".join(profile.name for profile in Profiles.load(layout.profiles))
+    start = f"for profile in {names}; do {one} & done; wait"
     return [
         *server,
         f"atomfoundry submit my_flow.yaml --project {folder}",

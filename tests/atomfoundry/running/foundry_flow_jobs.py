@@ -249,6 +249,41 @@ def uses_labels():
     return current_labels().count()
 
 
+@foundry_job(profile="md")
+def dynamics(n):
+    return n + 1
+
+
+@foundry_job
+def collect(n):
+    return n + 10
+
+
+def _made(how, n):
+    child, other = dynamics(n), collect(n)
+    if how == "job":
+        return Response(replace=child)
+    if how == "plain job":
+        return child
+    if how == "light job":
+        return Response(replace=other)
+    if how == "flow":
+        return Response(replace=Flow([child, other], output=[child.output, other.output]))
+    if how == "detour":
+        return Response(output=n, detour=child)
+    return Response(output=n, addition=Flow([child, other]))
+
+
+@foundry_job(profile="gpu")
+def heavy_makes(how, n=1):
+    return _made(how, n)
+
+
+@foundry_job
+def light_makes(how, n=1):
+    return _made(how, n)
+
+
 @dataclass
 class ScoreMaker(Maker):
     """Makes a document from others."""

@@ -46,6 +46,8 @@ def test_a_new_folder_becomes_a_project(tmp_path):
     assert Project.open(tmp_path / "p").metadata["database"] == "mongodb"
     assert {file.action for file in setup.files} == {"written"}
     assert len(setup.next_commands) == 3
+    launch = f"{layout.launch_script} $profile --nlaunches infinite"
+    assert f"for profile in light dft gpu md; do {launch} & done; wait" in setup.next_commands
     private = {path for path in layout.folder.rglob("*") if path.is_file() and mode(path) == 0o600}
     assert private == {layout.launchpad, layout.jobflow}
     assert mode(layout.launch_script) == mode(layout.mongodb / "backup.sh") == 0o755
@@ -221,7 +223,9 @@ def test_without_a_queue(tmp_path):
     assert not list(layout.folder.glob("my_qadapter*"))
     assert not layout.launch_script.exists()
     assert (layout.systemd / "atomfoundry-p-work-gpu.service").is_file()
-    assert setup.next_commands[1] == f"{layout.work_script} light"
+    assert setup.next_commands[1] == (
+        f"for profile in light dft gpu md; do {layout.work_script} $profile --stay & done; wait"
+    )
 
 
 def test_without_authentication(tmp_path):
