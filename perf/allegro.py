@@ -24,7 +24,8 @@ estimated from the smaller ones: what would exceed ``--limit`` or ``--max-memory
 
 ``--device cuda`` runs all of them on a GPU, if the package's own torch sees one; peers then get environments of their
 own with a torch for the same version of CUDA. The clock waits for the GPU, ratios are of the wall clock alone, memory
-is what torch allocates on the GPU. nequip-allegro's AOTInductor form is then measured with its Triton kernel too; what
+is what torch allocates on the GPU. PyTorch evaluates ours there; "ours-compiled" is its training step compiled for the
+batch's shape (``perf/peers/traced.py``). nequip-allegro's AOTInductor form is measured with its Triton kernel too; what
 cuEquivariance would add to nequip-allegro and MACE is not. The GPU should have nothing else to do: see ``nvidia-smi``.
 """
 
@@ -70,6 +71,7 @@ def nequip(mode: str, *, coupled: bool, kinds: tuple[str, ...], triton: bool = F
 SUBJECTS = {
     "ours": Subject("run_ours.py"),
     "ours-eager": Subject("run_ours.py", devices=("cpu",)),
+    "ours-compiled": Subject("run_ours.py", options={"compiled": True}, kinds=("train",), devices=("cuda",)),
     "nequip-eager": nequip("eager", coupled=True, kinds=("train", "infer")),
     "nequip-compiled": nequip("compiled", coupled=True, kinds=("train",)),
     "nequip-aoti": nequip("aoti", coupled=True, kinds=("infer",)),

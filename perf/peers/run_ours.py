@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ class Ours:
     def __init__(self, what: dict[str, Any]) -> None:
         config = allegro_fm64(TYPES, avg_num_neighbors=NEIGHBOURS, cutoff=CUTOFF, dtype=what["dtype"])
         self.device = what["device"]
+        self.compiled: dict[int, Callable[[GraphBatch], dict[str, Any]]] | None = {} if what.get("compiled") else None
         self.model = Allegro(config).to(self.device)
         self.parameters = self.model.num_parameters
         self.settings = config.model_dump(mode="json", exclude={"heads", "seed"})
@@ -34,8 +37,18 @@ class Ours:
 
     def training_step(self, batch: GraphBatch) -> None:
         self.model.zero_grad(set_to_none=True)
-        out = self.model(batch, create_graph=True)
+        out = self._evaluation(batch)(batch)
         loss(out["energy"] * batch.num_graphs / batch.num_nodes, out["forces"], out["stress"]).backward()
+
+    def _evaluation(self, batch: GraphBatch) -> Callable[[GraphBatch], dict[str, Any]]:
+        """Return the model as it comes, or compiled for this batch's shape."""
+        if self.compiled is None:
+            return partial(self.model, create_graph=True)
+        if id(batch) not in self.compiled:
+            from traced import compiled
+
+            self.compiled[id(batch)] = compiled(self.model, batch)
+        return self.compiled[id(batch)]
 
     def calculator(self) -> Calculator:
         return FoundryCalculator(self.model)
