@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,10 +83,10 @@ def compiled(model: Allegro, batch: GraphBatch, *, backend: str = "inductor") ->
         Of ``torch.compile``; "aot_eager" differentiates without generating code.
     """
     work = torch.compile(traced(model, batch), dynamic=False, backend=backend)
-    weights = list(model.parameters())
+    return partial(called, work, model)
 
-    def evaluate(batch: GraphBatch) -> dict[str, Any]:
-        found = work(weights, [getattr(batch, name) for name in FIELDS], batch.layout.places)
-        return dict(zip(RESULTS, found, strict=True))
 
-    return evaluate
+def called(work: Callable[..., Any], model: Allegro, batch: GraphBatch) -> dict[str, Any]:
+    """Call what :func:`traced` returned, or its compiled form, with a model's weights and a batch."""
+    found = work(list(model.parameters()), [getattr(batch, name) for name in FIELDS], batch.layout.places)
+    return dict(zip(RESULTS, found, strict=True))
