@@ -175,3 +175,28 @@ def test_the_recorded_operations_give_the_same_numbers(traced, changes):
 def test_the_compiled_form_gives_the_same_numbers(traced):
     model = small()
     agree(traced.compiled(model, clusters(0), backend="aot_eager"), model, clusters(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu(run):
+    report, _ = run("--sizes", 64, 512, "--batches", 1, 2, "--compiled-sizes", 64, "--compiled-batches", 2)
+    assert report["machine"]["device"] == torch.cuda.get_device_name()
+    assert not report["kernel"]
+    for row in report["rows"]:
+        assert row["atom_steps_per_s"] > 0 and row["peak_bytes"] > row["growth_bytes"] > 0
+    assert {row["mode"] for row in report["rows"]} == {"plain", "torch.compile"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_memory_of_a_gpu_ends_a_series(run):
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1e9 / torch.cuda.get_device_properties(0).total_memory))
+    try:
+        report, _ = run("--sizes", 64, 64000, "--batches", 1, "--compiled-sizes", "--compiled-batches")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    ends = {row["atoms"]: row for row in report["rows"] if row["kind"] == "evaluate"}
+    assert "out_of_memory" in ends[64000]
+    assert report["rows"][-1]["kind"] == "train" and report["rows"][-1]["median_s"] > 0
+    assert report["limits"][0]["fits_atoms"] > 64
