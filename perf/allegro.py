@@ -247,6 +247,7 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
     }
     if on_gpu:
         environment["TRITON_CACHE_DIR"] = str(cache / "triton")
+        del environment["TORCHINDUCTOR_COMPILE_THREADS"]
     if subject == "ours-eager":
         environment[SWITCH] = "off"
     with tempfile.TemporaryDirectory() as place:
