@@ -1,7 +1,8 @@
 """Our Allegro beside nequip-allegro and MACE, in one run on one machine; JSON out.
 
-    python perf/allegro.py --folder DIR [--only PATTERN ...] [--output FILE] [--resume] [--ours-eager]
-    python perf/allegro.py --profile
+    python perf/allegro.py --folder DIR [--device cpu|cuda] [--only PATTERN ...] [--output FILE] [--resume]
+                           [--ours-eager]
+    python perf/allegro.py --profile [--device cpu|cuda]
 
 All do the same work: rattled silicon, cutoff 5.2 A, 28 directed edges an atom, float32. A training step evaluates
 energies, forces and stresses of 64 atoms (two frames of 32, neighbour lists made before) and differentiates a loss of
@@ -20,6 +21,12 @@ wall times nor two threads mean much. ``first_call_s`` is that of a fresh proces
 ``compile_cache`` is "empty"; AOTInductor's compilation is ``settings.compile_cpu_s``. Memory is the growth of
 the resident set during one call, after a call on a small structure. Before the larger structures time and memory are
 estimated from the smaller ones: what would exceed ``--limit`` or ``--max-memory`` is left out, and the result says so.
+
+``--device cuda`` runs all of them on a GPU, if the package's own torch sees one; peers then get environments of their
+own with a torch for the same version of CUDA. The clock waits for the GPU, ratios are of the wall clock alone, memory
+is what torch allocates on the GPU. PyTorch evaluates ours there; "ours-compiled" is its training step compiled for the
+batch's shape (``perf/peers/traced.py``). nequip-allegro's AOTInductor form is measured with its Triton kernel too; what
+cuEquivariance would add to nequip-allegro and MACE is not. The GPU should have nothing else to do: see ``nvidia-smi``.
 """
 
 from __future__ import annotations
@@ -37,7 +44,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from peers.install import ENVIRONMENTS, Unavailable, interpreter, versions
+from peers.install import ENVIRONMENTS, Unavailable, interpreter, run, versions
 from peers.tables import Results, first_calls, linearity, ratios, two_threads
 
 DRIVERS = Path(__file__).parent / "peers"
@@ -53,21 +60,26 @@ class Subject:
     environment: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = ("train", "infer")
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
-def nequip(mode: str, *, coupled: bool, kinds: tuple[str, ...]) -> Subject:
-    return Subject("run_nequip.py", "nequip", {"mode": mode, "coupled": coupled}, kinds)
+def nequip(mode: str, *, coupled: bool, kinds: tuple[str, ...], triton: bool = False) -> Subject:
+    options = {"mode": mode, "coupled": coupled} | ({"triton": True} if triton else {})
+    return Subject("run_nequip.py", "nequip", options, kinds, ("cuda",) if triton else ("cpu", "cuda"))
 
 
 SUBJECTS = {
     "ours": Subject("run_ours.py"),
-    "ours-eager": Subject("run_ours.py"),
+    "ours-eager": Subject("run_ours.py", devices=("cpu",)),
+    "ours-compiled": Subject("run_ours.py", options={"compiled": True}, kinds=("train",), devices=("cuda",)),
     "nequip-eager": nequip("eager", coupled=True, kinds=("train", "infer")),
     "nequip-compiled": nequip("compiled", coupled=True, kinds=("train",)),
     "nequip-aoti": nequip("aoti", coupled=True, kinds=("infer",)),
     "nequip-uncoupled-eager": nequip("eager", coupled=False, kinds=("train", "infer")),
     "nequip-uncoupled-compiled": nequip("compiled", coupled=False, kinds=("train",)),
     "nequip-uncoupled-aoti": nequip("aoti", coupled=False, kinds=("infer",)),
+    "nequip-aoti-triton": nequip("aoti", coupled=True, kinds=("infer",), triton=True),
+    "nequip-uncoupled-aoti-triton": nequip("aoti", coupled=False, kinds=("infer",), triton=True),
     "mace-16x0e-16x1o": Subject("run_mace.py", "mace", {"hidden": "16x0e+16x1o", "max_ell": 2}),
     "mace-64x0e": Subject("run_mace.py", "mace", {"hidden": "64x0e", "max_ell": 2}),
 }
@@ -82,13 +94,14 @@ class Measurement:
     frames: int = 1
     threads: int = 1
     memory: bool = False
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 MEASUREMENTS = {
     "train-64": Measurement("train", 64, frames=2),
     "infer-512": Measurement("infer", 512),
-    "train-64-threads-2": Measurement("train", 64, frames=2, threads=2),
-    "infer-512-threads-2": Measurement("infer", 512, threads=2),
+    "train-64-threads-2": Measurement("train", 64, frames=2, threads=2, devices=("cpu",)),
+    "infer-512-threads-2": Measurement("infer", 512, threads=2, devices=("cpu",)),
     "train-64-one-frame": Measurement("train", 64),
     "train-16-eight-frames": Measurement("train", 16, frames=8),
     "memory-train-1024": Measurement("train", 1024, frames=2, memory=True),
@@ -98,11 +111,17 @@ MEASUREMENTS = {
     "infer-1000": Measurement("infer", 1000),
     "infer-4096": Measurement("infer", 4096),
     "infer-10000": Measurement("infer", 10000),
+    "train-1024": Measurement("train", 1024, frames=16, devices=("cuda",)),
+    "train-8192": Measurement("train", 8192, frames=128, devices=("cuda",)),
+    "infer-32768": Measurement("infer", 32768, devices=("cuda",)),
+    "infer-110592": Measurement("infer", 110592, devices=("cuda",)),
 }
+MAX_MEMORY = 8.0
+"""GB that a large structure may take on a CPU."""
 
 
-def chosen(patterns: list[str], *, ours_eager: bool) -> list[tuple[str, str]]:
-    """Return (measurement, subject) pairs, all subjects of a measurement one after the other.
+def chosen(patterns: list[str], *, ours_eager: bool, device: str = "cpu") -> list[tuple[str, str]]:
+    """Return (measurement, subject) pairs of a device, all subjects of a measurement one after the other.
 
     Raises
     ------
@@ -114,6 +133,7 @@ def chosen(patterns: list[str], *, ours_eager: bool) -> list[tuple[str, str]]:
         for measurement, work in MEASUREMENTS.items()
         for subject, entry in SUBJECTS.items()
         if work.kind in entry.kinds and (ours_eager or subject != "ours-eager")
+        if device in work.devices and device in entry.devices
     ]
     if not patterns:
         return pairs
@@ -128,6 +148,30 @@ def chosen(patterns: list[str], *, ours_eager: bool) -> list[tuple[str, str]]:
     return [pair for pair in pairs if any(fits(pair, pattern) for pattern in patterns)]
 
 
+ASK_GPU = """
+import json, torch
+if not torch.cuda.is_available():
+    raise SystemExit(f"torch {torch.__version__} sees no CUDA device")
+of = torch.cuda.get_device_properties(0)
+told = {"name": of.name, "bytes": of.total_memory, "compute_capability": f"{of.major}.{of.minor}"}
+print(json.dumps(told | {"cuda": torch.version.cuda, "torch": torch.__version__}))
+"""
+
+
+def ask_gpu() -> dict[str, Any]:
+    """Return name, memory and CUDA of the GPU that our torch sees; another process asks, so that this one holds none.
+
+    Raises
+    ------
+    SystemExit
+        If it sees none.
+    """
+    try:
+        return json.loads(run([sys.executable, "-c", ASK_GPU], doing="looking for a GPU", timeout=300))
+    except Unavailable as error:
+        raise SystemExit(f"--device cuda: {error}") from None
+
+
 def python_of(subject: str, options: argparse.Namespace) -> Path:
     """Return the interpreter of a subject.
 
@@ -138,7 +182,7 @@ def python_of(subject: str, options: argparse.Namespace) -> Path:
     """
     entry = SUBJECTS[subject]
     if entry.environment is not None:
-        return interpreter(entry.environment, options.folder, torch_index=options.torch_index)
+        return interpreter(entry.environment, options.folder, torch_index=options.torch_index, cuda=cuda_of(options))
     if subject == "ours-eager":
         import atomfoundry.models
 
@@ -146,6 +190,11 @@ def python_of(subject: str, options: argparse.Namespace) -> Path:
         if not any(SWITCH in file.read_text(encoding="utf-8") for file in package.rglob("*.py")):
             raise Unavailable(f"the installed package has no switch {SWITCH}: 'ours' is all there is")
     return Path(sys.executable)
+
+
+def cuda_of(options: argparse.Namespace) -> str | None:
+    """Return the version of CUDA that the peers' torch must have; None on a CPU."""
+    return None if options.gpu is None else options.gpu["cuda"]
 
 
 def estimate(name: str, subject: str, results: Results, options: argparse.Namespace) -> str | None:
@@ -185,7 +234,8 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
         If it fails or takes longer than ``--limit``.
     """
     work, entry = MEASUREMENTS[name], SUBJECTS[subject]
-    cache = options.folder / "compiled" / f"{subject}-{options.dtype}-{work.threads}"
+    on_gpu = options.device != "cpu"
+    cache = options.folder / "compiled" / f"{subject}-{options.dtype}-{work.threads}{'-cuda' if on_gpu else ''}"
     compile_cache = "kept" if cache.exists() and any(cache.iterdir()) else "empty"
     cache.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
@@ -195,11 +245,14 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
+    if on_gpu:
+        environment["TRITON_CACHE_DIR"] = str(cache / "triton")
+        del environment["TORCHINDUCTOR_COMPILE_THREADS"]
     if subject == "ours-eager":
         environment[SWITCH] = "off"
     with tempfile.TemporaryDirectory() as place:
         result = Path(place) / "result.json"
-        what = vars(work) | entry.options
+        what = vars(work) | entry.options | {"device": options.device}
         what |= {"seconds": options.seconds, "repeat": options.repeat, "dtype": options.dtype}
         what |= {"folder": str(cache.parent), "result": str(result)}
         others = running_besides()
@@ -232,12 +285,11 @@ def measure(name: str, subject: str, python: Path, options: argparse.Namespace) 
 def write(path: Path, results: Results, options: argparse.Namespace) -> None:
     """Write everything known so far, atomically."""
     report = {
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        | ({} if options.gpu is None else {"gpu": options.gpu}),
         "case": {"dtype": options.dtype, "cutoff": 5.2, "edges_per_atom": NEIGHBOURS, "repeat": options.repeat},
         "versions": {
-            name: versions(name, options.folder)
-            for name in ENVIRONMENTS
-            if (options.folder / name / "installed.json").exists()
+            name: known for name in ENVIRONMENTS if (known := versions(name, options.folder, cuda=cuda_of(options)))
         },
         "results": results,
         "ratios_peer_over_ours": ratios(results),
@@ -252,15 +304,17 @@ def write(path: Path, results: Results, options: argparse.Namespace) -> None:
 
 def profile(options: argparse.Namespace) -> None:
     """Print where our training step spends its time, by operator."""
-    command = [sys.executable, str(DRIVERS / "run_ours.py"), json.dumps({"profile": 10, "dtype": options.dtype})]
+    what = {"profile": 10, "dtype": options.dtype, "device": options.device}
+    command = [sys.executable, str(DRIVERS / "run_ours.py"), json.dumps(what)]
     raise SystemExit(subprocess.run(command).returncode)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="environments and compiled models; kept between runs")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", nargs="+", default=[], metavar="SUBJECT[:MEASUREMENT]")
-    parser.add_argument("--output", type=Path, default=Path("allegro.json"))
+    parser.add_argument("--output", type=Path, help="default: allegro.json, of a GPU allegro-cuda.json")
     parser.add_argument("--resume", action="store_true", help="keep the figures that the output already holds")
     parser.add_argument("--ours-eager", action="store_true", help=f"ours also with {SWITCH}=off")
     parser.add_argument("--list", action="store_true", help="show subjects and measurements")
@@ -269,22 +323,33 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=20, help="timed calls at most")
     parser.add_argument("--seconds", type=float, default=10, help="of timed calls, at least three calls")
     parser.add_argument("--limit", type=float, default=900, help="seconds for one measurement, compilation included")
-    parser.add_argument("--max-memory", type=float, default=8, help="GB that a large structure may take")
+    parser.add_argument(
+        "--max-memory",
+        type=float,
+        help=f"GB that a large structure may take; default: {MAX_MEMORY:.0f}, on a GPU nine tenths of its memory",
+    )
     parser.add_argument("--torch-index", help="package index of torch for the peers")
     options = parser.parse_args()
     if options.profile:
         profile(options)
-    pairs = chosen(options.only, ours_eager=options.ours_eager)
+    pairs = chosen(options.only, ours_eager=options.ours_eager, device=options.device)
     if options.list:
         print("\n".join(f"{subject}:{measurement}" for measurement, subject in pairs))
         return
     if options.folder is None:
         parser.error("--folder is needed: peers' environments take some 3 GB there")
+    options.output = options.output or Path("allegro.json" if options.device == "cpu" else "allegro-cuda.json")
+    options.gpu = ask_gpu() if options.device != "cpu" else None
+    if options.max_memory is None:
+        options.max_memory = MAX_MEMORY if options.gpu is None else 0.9 * options.gpu["bytes"] / 1e9
     options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
     results: Results = {}
     if options.resume and options.output.exists():
-        results = json.loads(options.output.read_text())["results"]
+        known = json.loads(options.output.read_text())
+        if known["machine"].get("gpu") != options.gpu:
+            raise SystemExit(f"{options.output} holds figures of another device: name another --output")
+        results = known["results"]
     pythons: dict[str, Path | Unavailable] = {}
     for name, subject in pairs:
         if "edges" in results.get(name, {}).get(subject, {}):

@@ -20,12 +20,27 @@ def geometry_only() -> Iterator[None]:
     Those by weights then need not be made. PyTorch tells its own operations which derivatives are wanted, but
     not operations defined in Python.
     """
-    before = getattr(_asked, "geometry_only", False)
-    _asked.geometry_only = True
-    try:
+    with _saying("geometry_only"):
         yield
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Say that in this thread operations are recorded: no number may leave its tensor, since it may change later."""
+    with _saying("traceable"):
+        yield
+
+
+@contextmanager
+def _saying(name: str) -> Iterator[None]:
+    before = getattr(_asked, name, False)
+    setattr(_asked, name, True)
+    try:
+        # PyTorch differentiates what is on a GPU in a thread of its own, which would not hear of it.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
-        _asked.geometry_only = before
+        setattr(_asked, name, before)
 
 
 class _SiLUSlope(torch.autograd.Function):
@@ -79,12 +94,24 @@ Triple = tuple[int, int, int]
 
 
 def _coupled(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
+    if getattr(_asked, "traceable", False):
+        return _coupled_by_sums(a, b, factors, triples, rows)
     # Made from both, so that vmap (batched backward passes) sees a batch if either has one.
     out = (a[:1, 0] * b[:1, 0]).new_zeros((a.shape[0], rows, *a.shape[2:]))
     left, right, into = a.unbind(1), b.unbind(1), out.unbind(1)
     for (i, j, k), factor in zip(triples, factors.tolist(), strict=True):
         into[k].addcmul_(left[i], right[j], value=factor)
     return out
+
+
+def _coupled_by_sums(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
+    """Return the same; no number leaves its tensor, nothing is written in place: a compiler has to fuse it."""
+    zero = (a[:, 0] * b[:, 0]).new_zeros(())
+    sums: list[Tensor] = [zero] * rows
+    for (i, j, k), factor in zip(triples, factors.unbind(0), strict=True):
+        sums[k] = sums[k] + a[:, i] * b[:, j] * factor
+    shape = (a[:, 0] * b[:, 0]).shape
+    return torch.stack([row.expand(shape) for row in sums], dim=1)
 
 
 class _PairwiseCoupling(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 A driver builds its model and calls :func:`main`, which reads what to measure from the JSON in the first argument and
 writes the result where that says. Silicon, rattled by 0.05 A, cutoff 5.2 A: about 28 directed edges an atom.
+
+On a GPU the clock waits for it before and after each call, and memory is what torch allocates there.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ CUTOFF = 5.2
 """A."""
 NEIGHBOURS = 28.0
 """Directed edges an atom."""
+WARM_UP = {"cpu": 2, "cuda": 5}
+"""Calls that do not count, after the first one: a GPU takes some to raise its clocks and to fill its caches."""
 
 
 class Model(Protocol):
@@ -70,8 +74,33 @@ def loss(energy_per_atom: torch.Tensor, forces: torch.Tensor, stress: torch.Tens
     return energy_per_atom.square().mean() + forces.square().mean() + stress.square().mean()
 
 
-def clocked(work: Callable[[], object], *, seconds: float, most: int) -> dict[str, Any]:
-    """Time some work that was done once before: two calls that do not count, then the median of several.
+def check_device(device: str) -> None:
+    """Refuse a device that this torch does not see.
+
+    Raises
+    ------
+    RuntimeError
+        If it is "cuda" and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"torch {torch.__version__} of {sys.executable} sees no CUDA device")
+
+
+def waiting(work: Callable[[], object], device: str) -> Callable[[], object]:
+    """Return work that ends when the device has done it; on a CPU that is the work itself."""
+    if device == "cpu":
+        return work
+
+    def until_done() -> object:
+        result = work()
+        torch.cuda.synchronize()
+        return result
+
+    return until_done
+
+
+def clocked(work: Callable[[], object], *, seconds: float, most: int, warm_up: int = 2) -> dict[str, Any]:
+    """Time some work that was done once before: a few calls that do not count, then the median of several.
 
     Of the CPU time the kernel's part is given too: that of memory taken from the system anew at each call.
 
@@ -83,8 +112,10 @@ def clocked(work: Callable[[], object], *, seconds: float, most: int) -> dict[st
         When so many have passed no further call begins, but there are three at least.
     most
         Calls at most.
+    warm_up
+        Calls that do not count.
     """
-    for _ in range(2):
+    for _ in range(warm_up):
         work()
     wall: list[float] = []
     begin, cpu, kernel = time.perf_counter(), time.process_time(), os.times().system
@@ -102,8 +133,10 @@ def clocked(work: Callable[[], object], *, seconds: float, most: int) -> dict[st
     }
 
 
-def memory() -> tuple[int, int]:
-    """Return bytes resident now and at most since the last :func:`forget_peak`."""
+def memory(device: str = "cpu") -> tuple[int, int]:
+    """Return bytes resident (on a GPU: allocated by torch) now and at most since the last :func:`forget_peak`."""
+    if device != "cpu":
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     values = dict(line.split(":", 1) for line in status.splitlines())
     now, peak = (int(values[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
@@ -115,19 +148,23 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def forget_peak() -> None:
-    """Let the peak of resident memory begin anew (Linux)."""
+def forget_peak(device: str = "cpu") -> None:
+    """Let the peak of resident memory (Linux), or of the GPU's, begin anew."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def first_call(work: Callable[[], object], edges: int) -> dict[str, Any]:
-    """Return the seconds of a call and how much the resident memory at its peak exceeds that before it."""
-    forget_peak()
-    before, _ = memory()
+def first_call(work: Callable[[], object], edges: int, device: str = "cpu") -> dict[str, Any]:
+    """Return the seconds of a call and how much the memory at its peak exceeds that before it."""
+    forget_peak(device)
+    before, _ = memory(device)
     start, cpu = time.perf_counter(), cpu_seconds()
     work()
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-    peak = memory()[1]
+    peak = memory(device)[1]
     return {
         "first_call_s": round(seconds, 3),
         "first_call_cpu_s": round(cpu, 3),
@@ -153,7 +190,7 @@ def measure(model: Model, what: dict[str, Any]) -> dict[str, Any]:
     Where memory is asked for, a small structure warms code and libraries up, so that the growth is that of the work;
     otherwise the first call is that of a fresh process, compilation included.
     """
-    atoms, number = what["atoms"], what["frames"]
+    atoms, number, device = what["atoms"], what["frames"], what["device"]
     if what["kind"] == "train":
         batch = model.batch([silicon(atoms // number, seed=seed) for seed in range(number)])
         small = model.batch([silicon(16, seed=seed) for seed in range(number)])
@@ -165,14 +202,17 @@ def measure(model: Model, what: dict[str, Any]) -> dict[str, Any]:
         calculator = model.calculator()
         work = stepping(silicon(atoms), calculator)
         warm_up = stepping(silicon(64), calculator)
+    work, warm_up = waiting(work, device), waiting(warm_up, device)
     if what["memory"]:
         for _ in range(3):
             warm_up()
     result = {"parameters": model.parameters, "settings": model.settings, "torch": torch.__version__}
+    if device != "cpu":
+        result["device"] = torch.cuda.get_device_name()
     result |= {"atoms": atoms, "edges": edges, "edges_per_atom": round(edges / atoms, 2)}
-    result |= first_call(work, edges)
+    result |= first_call(work, edges, device)
     if not what["memory"]:
-        result |= clocked(work, seconds=what["seconds"], most=what["repeat"])
+        result |= clocked(work, seconds=what["seconds"], most=what["repeat"], warm_up=WARM_UP[device])
     return result
 
 
@@ -181,4 +221,5 @@ def main(build: Callable[[dict[str, Any]], Model]) -> None:
     what = json.loads(sys.argv[1])
     torch.set_num_threads(what["threads"])
     torch.manual_seed(0)
+    check_device(what["device"])
     Path(what["result"]).write_text(json.dumps(measure(build(what), what)))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
+CUDA_WHEELS = "https://download.pytorch.org/whl/cu{}"
+CUDA_OF_TORCH = "import torch; print(torch.version.cuda or '')"
 
 
 class Unavailable(Exception):
@@ -53,7 +55,12 @@ def run(command: list[str], *, doing: str, timeout: float = 1800) -> str:
     return done.stdout
 
 
-def interpreter(name: str, folder: Path, *, torch_index: str | None = None) -> Path:
+def home_of(name: str, folder: Path, *, cuda: str | None = None) -> Path:
+    """Return the folder of a peer's environment; one for a GPU is another than that for a CPU."""
+    return folder / (name if cuda is None else f"{name}-cuda")
+
+
+def interpreter(name: str, folder: Path, *, torch_index: str | None = None, cuda: str | None = None) -> Path:
     """Return the interpreter of a peer's environment, which is made if it is not there and whole.
 
     Parameters
@@ -64,33 +71,46 @@ def interpreter(name: str, folder: Path, *, torch_index: str | None = None) -> P
         Where environments are kept.
     torch_index
         Package index of torch; on Linux ``https://download.pytorch.org/whl/cpu`` avoids the CUDA build.
+    cuda
+        Version of CUDA, e.g. "13.0", whose build of torch is asked for; without a `torch_index` it is taken from
+        PyTorch's index for that version. None: a torch for the CPU will do.
 
     Raises
     ------
     Unavailable
-        If it cannot be installed or imported.
+        If it cannot be installed or imported, or torch is not built for CUDA though that was asked for.
     """
     environment = ENVIRONMENTS[name]
-    home = folder / name
+    home = home_of(name, folder, cuda=cuda)
+    if cuda is not None and torch_index is None:
+        torch_index = CUDA_WHEELS.format(cuda.replace(".", ""))
     python = home / "bin" / "python"
     mark = home / "installed.json"
     wanted = [TORCH, *environment.requirements]
-    if mark.exists() and json.loads(mark.read_text())["requirements"] == wanted:
-        return python
+    if mark.exists():
+        made = json.loads(mark.read_text())
+        if made["requirements"] == wanted and made.get("cuda") == cuda:
+            return python
     print(f"installing {', '.join(wanted)} in {home}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    run([sys.executable, "-m", "venv", str(home)], doing=f"making {home}")
+    # the torch of an environment that was made for another version of CUDA would satisfy pip
+    renew = ["--clear"] if cuda is not None else []
+    run([sys.executable, "-m", "venv", *renew, str(home)], doing=f"making {home}")
     pip = [str(python), "-m", "pip", "install", "--quiet"]
     run([*pip, *(["--index-url", torch_index] if torch_index else []), TORCH], doing=f"pip install {TORCH}")
+    if cuda is not None and not run([str(python), "-c", CUDA_OF_TORCH], doing="asking torch for its CUDA").strip():
+        raise Unavailable(f"pip installed a {TORCH} without CUDA in {home}: name a --torch-index that has it")
     # torch is named again, so that a requirement of the peer cannot replace it without an error
     run([*pip, *wanted], doing=f"pip install {' '.join(environment.requirements)}")
     run([str(python), "-W", "ignore", "-c", f"import {environment.imports}"], doing=f"import {environment.imports}")
     versions = json.loads(run([str(python), "-c", VERSIONS], doing="listing versions"))
     known = {key: version for key, version in versions.items() if key.lower() in TOLD}
-    mark.write_text(json.dumps({"requirements": wanted, "versions": known}, indent=1))
+    record = {"requirements": wanted, "versions": known} | ({} if cuda is None else {"cuda": cuda})
+    mark.write_text(json.dumps(record, indent=1))
     return python
 
 
-def versions(name: str, folder: Path) -> dict[str, str]:
-    """Return the versions noted when the environment was made."""
-    return json.loads((folder / name / "installed.json").read_text())["versions"]
+def versions(name: str, folder: Path, *, cuda: str | None = None) -> dict[str, str] | None:
+    """Return the versions noted when the environment was made; None where it was not."""
+    mark = home_of(name, folder, cuda=cuda) / "installed.json"
+    return json.loads(mark.read_text())["versions"] if mark.exists() else None

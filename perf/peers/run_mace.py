@@ -25,7 +25,7 @@ class Mace:
 
     def __init__(self, what: dict[str, Any]) -> None:
         torch.set_default_dtype(getattr(torch, what["dtype"]))
-        self.dtype = what["dtype"]
+        self.dtype, self.device = what["dtype"], what["device"]
         self.settings = {"hidden_irreps": what["hidden"], "max_ell": what["max_ell"], "correlation": 3}
         self.table = AtomicNumberTable([14])
         block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
@@ -49,7 +49,7 @@ class Mace:
             radial_MLP=[64, 64, 64],
             atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
-        )
+        ).to(self.device)
         self.parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def batch(self, frames: list[Atoms]) -> Any:
@@ -57,7 +57,8 @@ class Mace:
             data.AtomicData.from_config(data.config_from_atoms(frame), z_table=self.table, cutoff=CUTOFF)
             for frame in frames
         ]
-        return next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs), shuffle=False)))
+        loader = torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs), shuffle=False)
+        return next(iter(loader)).to(self.device)
 
     def edges(self, batch: Any) -> int:
         return int(batch.edge_index.shape[1])
@@ -68,7 +69,7 @@ class Mace:
         loss(out["energy"] * batch.num_graphs / batch.num_nodes, out["forces"], out["stress"]).backward()
 
     def calculator(self) -> Calculator:
-        return MACECalculator(models=[self.model], device="cpu", default_dtype=self.dtype)
+        return MACECalculator(models=[self.model], device=self.device, default_dtype=self.dtype)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ from case import CUTOFF, NEIGHBOURS, cpu_seconds, loss, main, silicon
 from nequip.data import AtomicDataDict, from_ase
 from nequip.integrations.ase import NequIPCalculator
 from nequip.integrations.utils import basic_transforms
+from nequip.model.modify_utils import modify
 from nequip.utils.global_state import set_global_state
 
 TYPES = ["Si"]
+TRITON = "enable_TritonContracter"
+"""Its kernel for inference on a GPU, which it takes only where asked."""
 SETTINGS: dict[str, Any] = {
     "l_max": 2,
     "parity": True,
@@ -55,7 +58,7 @@ class NequipAllegro:
     def __init__(self, what: dict[str, Any]) -> None:
         set_global_state()
         self.what = what
-        self.mode = what["mode"]
+        self.mode, self.device = what["mode"], torch.device(what["device"])
         model_settings = SETTINGS | {"tp_path_channel_coupling": what["coupled"]}
         self.settings = model_settings | {"mode": self.mode}
         self.model = AllegroModel(
@@ -65,6 +68,10 @@ class NequipAllegro:
             compile_mode="compile" if self.mode == "compiled" else "eager",
             **model_settings,
         )
+        if what.get("triton"):
+            self.settings["modifier"] = TRITON
+            modify(self.model, [{"modifier": TRITON}])
+        self.model.to(self.device)
         self.parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.transforms = basic_transforms(self.model.metadata, CUTOFF, TYPES, {name: name for name in TYPES})
 
@@ -77,7 +84,8 @@ class NequipAllegro:
     def batch(self, frames: list[Atoms]) -> AtomicDataDict.Type:
         if self.mode == "compiled" and len(frames) < 2:
             raise ValueError("compiled training runs eager on a batch of one frame; give two")
-        return AtomicDataDict.batched_from_list([self._data(frame) for frame in frames])
+        batch = AtomicDataDict.batched_from_list([self._data(frame) for frame in frames])
+        return AtomicDataDict.to_(batch, self.device)
 
     def edges(self, batch: AtomicDataDict.Type) -> int:
         return int(AtomicDataDict.num_edges(batch))
@@ -94,16 +102,18 @@ class NequipAllegro:
         self.model.eval()
         if self.mode == "aoti":
             return NequIPCalculator.from_compiled_model(
-                self._package(), device="cpu", chemical_species_to_atom_type_map={name: name for name in TYPES}
+                self._package(), device=self.device, chemical_species_to_atom_type_map={name: name for name in TYPES}
             )
-        return NequIPCalculator(model=self.model, device="cpu", transforms=self.transforms)
+        return NequIPCalculator(model=self.model, device=self.device, transforms=self.transforms)
 
     def _package(self) -> Path:
         """Return the model compiled as ``nequip-compile --mode aotinductor --target ase`` does; made once."""
         name = f"{'coupled' if self.what['coupled'] else 'uncoupled'}-{self.what['dtype']}-{self.what['threads']}"
+        if self.device.type != "cpu":
+            name += "-cuda-triton" if self.what.get("triton") else "-cuda"
         path = Path(self.what["folder"]) / f"{name}.nequip.pt2"
         record = path.with_suffix(".json")
-        wanted = json.loads(json.dumps(self.settings | {"torch": torch.__version__}))
+        wanted = json.loads(json.dumps(self.settings | {"torch": torch.__version__} | self._gpu()))
         if path.exists() and record.exists():
             known = json.loads(record.read_text())
             if known["settings"] == wanted:
@@ -113,6 +123,10 @@ class NequipAllegro:
         record.write_text(json.dumps({"settings": wanted, "compile_cpu_s": seconds}))
         self.settings = self.settings | {"compile_cpu_s": seconds}
         return path
+
+    def _gpu(self) -> dict[str, str]:
+        """Return the GPU that is compiled for; nothing on a CPU."""
+        return {} if self.device.type == "cpu" else {"device": torch.cuda.get_device_name()}
 
     def _compile(self, path: Path) -> float:
         from nequip.scripts._compile_utils import AOTI_ASE_TARGET, COMPILE_TARGET_DICT
@@ -129,10 +143,10 @@ class NequipAllegro:
         start = cpu_seconds()
         aot_export_model(
             model=self.model,
-            device=torch.device("cpu"),
+            device=self.device,
             input_fields=target["input"],
             output_fields=target["output"],
-            data=target["data_settings"](self._data(silicon(64))),
+            data=target["data_settings"](AtomicDataDict.to_(self._data(silicon(64)), self.device)),
             batch_map=target["batch_map_settings"](dims),
             output_path=str(path),
             inductor_configs={"aot_inductor.metadata": metadata},

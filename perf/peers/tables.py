@@ -17,12 +17,19 @@ def subjects(results: Results) -> list[str]:
     return list(dict.fromkeys(subject for entries in results.values() for subject in entries))
 
 
+def clock_of(figures: dict[str, Any]) -> str:
+    """Return which time tells what a call costs: CPU time, but of a GPU the wall clock."""
+    return "median_s" if "device" in figures else "cpu_s"
+
+
 def ratios(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Return peer over ours, for each measurement both have."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, entries in results.items():
         ours = entries.get("ours", {})
         keys = {"cpu_s": "cpu", "median_s": "wall"} if "median_s" in ours else {"bytes_per_edge": "memory"}
+        if "device" in ours:
+            keys.pop("cpu_s", None)
         table[name] = {
             subject: {told: round(figures[key] / ours[key], 3) for key, told in keys.items()}
             for subject, figures in entries.items()
@@ -32,19 +39,24 @@ def ratios(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def linearity(results: Results) -> dict[str, dict[str, Any]]:
-    """Return CPU microseconds an atom by size, and the exponent of CPU time in the number of atoms from 512 on."""
+    """Return CPU microseconds an atom by size, and the exponent of CPU time in the number of atoms from 512 on.
+
+    For a GPU they are of the wall clock.
+    """
     found: dict[str, dict[str, Any]] = {}
     for subject in subjects(results):
-        times = {
-            figures["atoms"]: figures["cpu_s"]
+        inferences = [
+            figures
             for entries in results.values()
             if "cpu_s" in (figures := entries.get(subject, {}))
             and figures["kind"] == "infer"
             and figures["threads"] == 1
-        }
-        if not times:
+        ]
+        if not inferences:
             continue
-        found[subject] = {"cpu_us_per_atom": {n: round(1e6 * times[n] / n, 1) for n in sorted(times)}}
+        times = {figures["atoms"]: figures[clock_of(figures)] for figures in inferences}
+        name = "us_per_atom" if clock_of(inferences[0]) == "median_s" else "cpu_us_per_atom"
+        found[subject] = {name: {n: round(1e6 * times[n] / n, 1) for n in sorted(times)}}
         points = [(math.log(n), math.log(time)) for n, time in times.items() if n >= 512]
         if len(points) > 2:
             x, y = (sum(values) / len(points) for values in zip(*points, strict=True))

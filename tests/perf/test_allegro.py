@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 PERF = Path(__file__).parents[2] / "perf"
 
@@ -119,3 +120,132 @@ def test_our_side_is_measured_and_kept_on_resumption(tmp_path):
     output.write_text(json.dumps(report))
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads(output.read_text())["results"]["train-16-eight-frames"]["ours"]["mark"] == "kept"
+
+
+# On a GPU ---------------------------------------------------------------------------------------------------
+
+GPU = {"name": "a card", "bytes": 10**10, "compute_capability": "9.0", "cuda": "13.0", "torch": "2.13.0+cu130"}
+
+
+def test_on_a_gpu_other_work_is_chosen(bench):
+    there, here = (set(bench.chosen([], ours_eager=False, device=device)) for device in ("cuda", "cpu"))
+    assert ("infer-512", "nequip-aoti-triton") in there - here
+    assert ("train-64", "ours-compiled") in there - here
+    assert ("train-8192", "mace-64x0e") in there - here
+    assert {measurement for measurement, _ in here - there} == {"train-64-threads-2", "infer-512-threads-2"}
+
+
+def test_figures_of_a_gpu_are_of_the_wall_clock(bench):
+    def infer(atoms, seconds):
+        figures = {"kind": "infer", "threads": 1, "atoms": atoms, "cpu_s": 9.0, "median_s": seconds}
+        return figures | {"device": "a card", "bytes_per_edge": 100}
+
+    results = {
+        f"infer-{atoms}": {"ours": infer(atoms, 1e-6 * atoms), "nequip-aoti": infer(atoms, 2e-6 * atoms)}
+        for atoms in (512, 1000, 4096)
+    }
+    assert bench.ratios(results)["infer-512"] == {"nequip-aoti": {"wall": 2.0}}
+    told = bench.linearity(results)["ours"]
+    assert told == {"us_per_atom": {512: 1.0, 1000: 1.0, 4096: 1.0}, "exponent_from_512_atoms": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "index", "asked"),
+    [
+        (None, None, None),
+        (None, "https://cpu", "https://cpu"),
+        ("13.0", None, "https://download.pytorch.org/whl/cu130"),
+        ("12.6", "https://mine", "https://mine"),
+    ],
+)
+def test_which_torch_a_peer_gets(bench, tmp_path, monkeypatch, cuda, index, asked):
+    from peers import install
+
+    commands = []
+    home = tmp_path / ("mace" if cuda is None else "mace-cuda")
+
+    def pretend(command, *, doing, timeout=1800):
+        commands.append(command)
+        home.mkdir(exist_ok=True)
+        if install.CUDA_OF_TORCH in command:
+            return f"{cuda}\n"
+        return json.dumps({"torch": "2.13.0", "pip": "26"}) if install.VERSIONS in command else ""
+
+    monkeypatch.setattr(install, "run", pretend)
+    assert install.versions("mace", tmp_path, cuda=cuda) is None
+    for _ in range(2):
+        assert install.interpreter("mace", tmp_path, torch_index=index, cuda=cuda) == home / "bin" / "python"
+    # the second time nothing had to be installed
+    (of_torch,) = [command for command in commands if "pip" in command and command[-1] == install.TORCH]
+    given = of_torch[of_torch.index("--index-url") + 1] if "--index-url" in of_torch else None
+    assert given == asked
+    assert any(install.CUDA_OF_TORCH in command for command in commands) == (cuda is not None)
+    assert install.versions("mace", tmp_path, cuda=cuda) == {"torch": "2.13.0"}
+    if cuda is not None:
+        commands.clear()
+        install.interpreter("mace", tmp_path, torch_index=index, cuda="12.8")
+        assert "--clear" in commands[0]
+
+
+def test_a_torch_without_cuda_is_no_torch_for_a_gpu(bench, tmp_path, monkeypatch):
+    from peers import install
+
+    monkeypatch.setattr(install, "run", lambda command, *, doing, timeout=1800: "\n")
+    with pytest.raises(install.Unavailable, match="--torch-index"):
+        install.interpreter("mace", tmp_path, cuda="13.0")
+
+
+def test_figures_of_two_devices_are_not_mixed(bench, tmp_path, monkeypatch):
+    output = tmp_path / "out.json"
+    output.write_text(json.dumps({"machine": {"cores": 2}, "results": {}}))
+    monkeypatch.setattr(bench, "ask_gpu", lambda: GPU)
+    command = ["x", "--folder", str(tmp_path), "--output", str(output), "--resume", "--device", "cuda"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="another device"):
+        bench.main()
+
+
+def test_a_gpu_has_its_own_environments_caches_and_limits(bench, tmp_path, monkeypatch):
+    seen = {}
+
+    def pretend(command, **settings):
+        seen.update(json.loads(command[-1]), **settings["env"])
+        Path(seen["result"]).write_text(json.dumps({"device": "a card", "cpu_s": 1.0, "median_s": 0.5, "edges": 1}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(bench, "ask_gpu", lambda: GPU)
+    monkeypatch.setattr(bench.subprocess, "run", pretend)
+    output = tmp_path / "out.json"
+    command = ["x", "--folder", str(tmp_path), "--output", str(output), "--device", "cuda", "--only", "ours:train-64"]
+    monkeypatch.setattr(sys, "argv", command)
+    bench.main()
+    assert seen["device"] == "cuda"
+    assert seen["TRITON_CACHE_DIR"].startswith(seen["TORCHINDUCTOR_CACHE_DIR"])
+    assert "-cuda" in seen["TORCHINDUCTOR_CACHE_DIR"]
+    report = json.loads(output.read_text())
+    assert report["machine"]["gpu"] == GPU
+    assert report["results"]["train-64"]["ours"]["ms_per_step"] == 500.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_nothing_to_measure(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "--folder", str(tmp_path), "--device", "cuda"])
+    with pytest.raises(SystemExit, match="sees no CUDA device"):
+        bench.main()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_our_side_is_measured_on_a_gpu(tmp_path):
+    output = tmp_path / "out.json"
+    command = [sys.executable, str(PERF / "allegro.py"), "--folder", str(tmp_path), "--output", str(output)]
+    command += ["--device", "cuda", "--repeat", "3", "--only", "ours:train-64", "ours:infer-64", "ours:memory-*"]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads(output.read_text())
+    name = torch.cuda.get_device_name()
+    assert report["machine"]["gpu"]["name"] == name
+    for measurement in ("train-64", "infer-64"):
+        figures = report["results"][measurement]["ours"]
+        assert figures["device"] == name and figures["median_s"] > 0
+        assert figures["growth_bytes"] > 0
+    assert report["results"]["memory-train-1024"]["ours"]["bytes_per_edge"] > 100
