@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
 from atomfoundry.running.cluster.answers import ClusterAnswers
-from atomfoundry.running.cluster.layout import PRIVATE, ClusterFile, ClusterLayout
+from atomfoundry.running.cluster.layout import PRIVATE, ClusterFile, ClusterLayout, jobs_of_project
 from atomfoundry.running.cluster.profiles import DEFAULTS, Profile
 from atomfoundry.running.cluster.queue_script import job_name
 from atomfoundry.running.cluster.wall_time import format_wall_time
@@ -107,10 +108,15 @@ def fireworks_file(layout: ClusterLayout) -> ClusterFile:
     return ClusterFile(yaml_text(content, comment))
 
 
-def fworker_file(layout: ClusterLayout, profile: Profile) -> ClusterFile:
-    """Return ``my_fworker_<profile>.yaml``."""
-    content = {"name": f"{layout.slug}-{profile.name}", "category": profile.category, "query": "{}", "env": {}}
-    return ClusterFile(yaml_text(content, f"Takes the jobs of profile '{profile.name}'."))
+def fworker_file(layout: ClusterLayout, profile: Profile, project_id: str | None) -> ClusterFile:
+    """Return ``my_fworker_<profile>.yaml``: other projects may have jobs of this category in the same database."""
+    content = {
+        "name": f"{layout.slug}-{profile.name}",
+        "category": profile.category,
+        "query": json.dumps(jobs_of_project(project_id)),
+        "env": {},
+    }
+    return ClusterFile(yaml_text(content, f"Takes this project's jobs of profile '{profile.name}'."))
 
 
 def worker_command(layout: ClusterLayout, answers: ClusterAnswers, profile: Profile) -> str:

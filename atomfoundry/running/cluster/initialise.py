@@ -60,6 +60,7 @@ def cluster_files(
     answers: ClusterAnswers,
     *,
     password: str | None,
+    project_id: str | None,
     profiles: Profiles | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> dict[Path, ClusterFile]:
@@ -73,6 +74,8 @@ def cluster_files(
         The cluster.
     password
         The database's; goes into the two private files.
+    project_id
+        Whose jobs the workers take.
     profiles
         Resource profiles; default as the answers shape them.
     environment
@@ -94,7 +97,7 @@ def cluster_files(
     if answers.results == "mongodb":
         files[layout.jobflow] = jobflow_file(answers, password)
     for profile in known:
-        files[layout.fworker(profile.name)] = fworker_file(layout, profile)
+        files[layout.fworker(profile.name)] = fworker_file(layout, profile, project_id)
         if answers.scheduler != "none":
             files[layout.qadapter(profile.name)] = qadapter_file(layout, answers, profile, variables)
     return files | service_files(layout, answers, known, variables)
@@ -117,7 +120,7 @@ def write_cluster(
     Parameters
     ----------
     project_path
-        The project's folder.
+        The folder of a project.
     answers
         The cluster.
     password
@@ -134,7 +137,7 @@ def write_cluster(
     ConfigurationError
         If ``profiles.yaml`` is wrong or names another scheduler.
     ProjectError
-        If a file cannot be written.
+        If the folder is no project, or a file cannot be written.
     """
     layout = ClusterLayout(Path(project_path))
     profiles = Profiles.load(layout.profiles) if layout.profiles.exists() else None
@@ -144,7 +147,14 @@ def write_cluster(
             f"{layout.profiles} says scheduler '{profiles.scheduler or 'null'}', the answer was '{answers.scheduler}'.",
             remedy=f"Write 'scheduler: {scheduler or 'null'}' there, or remove the file for the defaults.",
         )
-    files = cluster_files(layout, answers, password=password, profiles=profiles, environment=environment)
+    files = cluster_files(
+        layout,
+        answers,
+        password=password,
+        project_id=Project.open(layout.project_path).project_id,
+        profiles=profiles,
+        environment=environment,
+    )
     if password is not None and admin_password is not None:
         server = passwords_file(answers, password=password, admin_password=admin_password)
         files = {layout.mongodb_passwords: server, **files}
@@ -204,7 +214,7 @@ def init_cluster(
         kind = _kind(layout.project_path)
         earlier = {"results": kind} if kind else {}
         before = None
-    chosen = ClusterAnswers.check({**earlier, **given})
+    chosen = ClusterAnswers.check({"database_name": layout.database_name, **earlier, **given})
     if before is not None and not force:
         _refuse_changes(layout, before, chosen)
     if before is not None and layout.profiles.exists():

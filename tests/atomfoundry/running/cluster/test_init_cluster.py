@@ -157,7 +157,7 @@ def test_generated_passwords_survive_an_interruption(tmp_path, monkeypatch):
     assert yaml.safe_load(layout.launchpad.read_text())["password"] == values["ATOMFOUNDRY_PASSWORD"]
     assert len(values["ATOMFOUNDRY_PASSWORD"]) >= 40
     assert values["MONGO_INITDB_ROOT_PASSWORD"] != values["ATOMFOUNDRY_PASSWORD"]
-    assert values["ATOMFOUNDRY_DATABASE"] == "atomfoundry"
+    assert values["ATOMFOUNDRY_DATABASE"] == "atomfoundry_p"
     assert {file.action for file in init_cluster(setup.project).files} == {"unchanged"}
 
 
