@@ -349,7 +349,8 @@ def test_other_projects_in_the_database(one, cluster, launchpad) -> None:
 
     add(launchpad, "ready", project="q", _category="gpu")
     silent, failed, reserved = (add(launchpad, name, project="q")[0] for name in ("silent", "failed", "reserved"))
-    _, number = launchpad.checkout_fw(FWorker(), str(cluster), host="node7", fw_id=silent)
+    theirs = FWorker(name="node7", category="gpu", query={"spec.foundry.project_id": "q"})
+    _, number = launchpad.checkout_fw(theirs, str(cluster), host="node7", fw_id=silent)
     launchpad.ping_launch(number, ptime=datetime.now(UTC) - timedelta(hours=9))
     since = (datetime.now(UTC) - timedelta(hours=9)).isoformat()
     launchpad.launches.update_one({"launch_id": number}, {"$set": {"state_history.0.created_on": since}})
@@ -362,9 +363,12 @@ def test_other_projects_in_the_database(one, cluster, launchpad) -> None:
     assert {name: one(name, cluster.parent).status for name in names} == dict.fromkeys(names, "ok")
     assert one("shared-folder", cluster.parent).status == "skipped"
     add(launchpad, "ours", _category="gpu")
-    theirs = FWorker(name="q", category="gpu", query={"spec.foundry.project_id": "q"})
     launchpad.checkout_fw(theirs, str(cluster))
     assert one("categories", cluster.parent).status == "problem"
+    add(launchpad, "ours, which runs", _category="gpu", _priority=9)
+    ours = FWorker(name="node7", category="gpu", query={"spec.foundry.project_id": "p"})
+    launchpad.checkout_fw(ours, str(cluster))
+    assert one("categories", cluster.parent).status == "ok"
 
 
 def test_nothing_submitted_yet(one, cluster, server) -> None:
