@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from atomfoundry.errors import ConfigurationError, InputError
+from atomfoundry.results.mongodb import MongoConnection
+from atomfoundry.results.ownership import refuse_other_owner
 from atomfoundry.results.project import PROJECT_FILE, Project
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.fireworks_files import (
@@ -203,7 +207,7 @@ def init_cluster(
     InputError
         If there is no password.
     ProjectError
-        If the folder cannot become such a project.
+        If the folder cannot become such a project, or the database is up and holds another project's results.
     """
     layout = ClusterLayout(_folder(path))
     earlier = ClusterAnswers.read(layout.answers)
@@ -222,6 +226,9 @@ def init_cluster(
     _check_python(chosen.python)
     secret = find_password(layout, chosen, given=password, generate=generate_password, ask=ask_password, force=force)
     project = Project.open_or_create(layout.project_path, chosen.results)
+    if chosen.results == "mongodb" and not secret.generated:
+        described = yaml.safe_load(launchpad_file(chosen, secret.value).text)
+        refuse_other_owner(MongoConnection(**described), project.project_id)
     mock = os.environ.get(MOCK_VARIABLE)
     files = write_cluster(
         project.path,

@@ -65,7 +65,8 @@ class ClusterLayout:
 
         In lower case: MongoDB refuses a second name that differs in nothing else.
         """
-        name = "atomfoundry_" + re.sub(r"[^a-z0-9]+", "_", self.slug.lower()).strip("_")
+        own = re.sub(r"[^a-z0-9]+", "_", self.slug.lower()).strip("_")
+        name = f"atomfoundry_{own or 'project'}"
         if len(name) <= LONGEST_DATABASE_NAME:
             return name
         digest = hashlib.sha256(self.project_path.name.encode()).hexdigest()[:8]

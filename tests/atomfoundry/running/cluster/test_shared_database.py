@@ -219,6 +219,23 @@ def test_results_of_two_projects_do_not_mix(jobs, project, on_mongodb):
     assert project.job_store().count() == 1
 
 
+def test_init_cluster_asks_whose_results_are_there(jobs, on_mongodb, database, tmp_path, monkeypatch):
+    from atomfoundry.running.cluster.initialise import init_cluster
+
+    monkeypatch.delenv("ATOMFOUNDRY_MONGODB_PASSWORD", raising=False)
+    first = on_mongodb("a", "one")
+    answers = {"scheduler": "none", "port": database.port, "user": ""}
+    init_cluster(tmp_path / "b", host="127.0.0.1", database_name="one", **answers)  # nobody's results yet
+    submit(jobs.add(1), project=first)
+    again = {"database_name": "one", **answers}
+    for host in ("127.0.0.1", f"mongodb://127.0.0.1:{database.port}/?retryWrites=false"):
+        given = again if "://" not in host else {**again, "port": None}
+        with pytest.raises(ProjectError, match=f"another project \\({first.project_id}\\)"):
+            init_cluster(tmp_path / f"c{len(host)}", host=host, **given)
+    init_cluster(tmp_path / "d", host="127.0.0.1", results="sqlite", **again)  # the jobs may lie there
+    assert init_cluster(tmp_path / "e", host="127.0.0.1", **answers).answers.database_name == "atomfoundry_e"
+
+
 def test_a_copy_of_a_project_is_the_same_project(jobs, on_mongodb):
     import shutil
 
