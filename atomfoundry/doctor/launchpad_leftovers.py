@@ -31,7 +31,8 @@ def _sweep(world: World) -> str:
 def heartbeats(world: World) -> Iterator[Finding]:
     """Check that every running job is heard of: the project's, and those that belong to no project."""
     jobs = world.database["fireworks"]
-    ours, others = set(), set()
+    ours: set[int] = set()
+    others: set[int] = set()
     for job in jobs.find({"state": "RUNNING", "spec.foundry": {"$exists": True}}, {"fw_id": 1, "spec.foundry": 1}):
         mine = job["spec"]["foundry"].get("project_id") == world.project_id
         (ours if mine else others).add(job["fw_id"])
