@@ -97,6 +97,7 @@ def cluster_files(
         layout.profiles: profiles_file(answers),
         layout.launchpad: launchpad_file(answers, password),
         layout.fireworks: fireworks_file(layout),
+        layout.any_fworker: fworker_file(layout, None, project_id),
     }
     if answers.results == "mongodb":
         files[layout.jobflow] = jobflow_file(answers, password)

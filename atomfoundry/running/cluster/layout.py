@@ -102,6 +102,11 @@ class ClusterLayout:
         """The batch script that PBS adapters fill in."""
         return self.folder / "pbs_template.txt"
 
+    @property
+    def any_fworker(self) -> Path:
+        """Which jobs FireWorks' own workers take where no other file is named: all of this project."""
+        return self.folder / "fworker.yaml"
+
     def fworker(self, profile: str) -> Path:
         """Which jobs a profile's workers take."""
         return self.folder / f"my_fworker_{profile}.yaml"

@@ -109,12 +109,19 @@ def test_jobflow_reads_its_store(tmp_path):
 
 def test_fireworks_reads_its_settings(tmp_path):
     layout = make(tmp_path / "p")
-    script = "import fireworks.fw_config as c, json; print(json.dumps([c.PING_TIME_SECS, c.LAUNCHPAD_LOC, c.SORT_FWS]))"
+    script = (
+        "import fireworks.fw_config as c, json; from fireworks.core.fworker import FWorker\n"
+        "print(json.dumps([c.PING_TIME_SECS, c.LAUNCHPAD_LOC, c.SORT_FWS, FWorker.auto_load().query]))"
+    )
     environment = {**os.environ, "FW_CONFIG_FILE": str(layout.fireworks), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [60, str(layout.launchpad), "FIFO"]
+    *values, query = json.loads(done.stdout.splitlines()[-1])
+    assert values == [60, str(layout.launchpad), "FIFO"]
+    # a bare 'rlaunch' takes jobs of this project alone, of any category
+    assert query["spec.foundry.project_id"] == Project.open(tmp_path / "p").project_id
+    assert "spec._category" not in query
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
