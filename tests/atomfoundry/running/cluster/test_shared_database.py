@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fireworks.core.firework import Firework, Workflow
 from fireworks.core.fworker import FWorker
@@ -10,6 +13,7 @@ from jobflow import Flow
 
 from atomfoundry.errors import ProjectError
 from atomfoundry.results import Project
+from atomfoundry.results.ownership import OWNER, claim_results, owner_of
 from atomfoundry.running.cluster.control import cancel_run, retry_run
 from atomfoundry.running.cluster.fireworks_files import fworker_file
 from atomfoundry.running.cluster.gates import open_gates
@@ -143,6 +147,20 @@ def test_gates_of_one_project(jobs, project, other, launchpad):
     assert open_gates(launchpad) == 1
 
 
+def test_what_was_submitted_under_a_name_without_the_project(jobs, project, launchpad):
+    """As an earlier version did: it runs, and the same flow is taken for a new one."""
+    first, second = jobs.add(1, 1), jobs.replace_by_flow(3)
+    flow = Flow([first, second, jobs.gather([first.output, second.output])])
+    run_id = submit(flow, project=project, launchpad=launchpad).run_id
+    launchpad.workflows.update_one({}, {"$set": {"metadata.foundry.part": f"{run_id}/0"}})
+    assert work(project, NOW, launchpad=launchpad) > 3
+    before = states(launchpad, project)
+    assert submit(flow, project=project, launchpad=launchpad).n_new_workflows == 1
+    work(project, NOW, launchpad=launchpad)
+    assert states(launchpad, project) == before
+    assert set(before[0]) == {"COMPLETED"}
+
+
 def test_what_is_none_of_ours_is_left_alone(project, launchpad):
     launchpad.ensure_indexes()
     launchpad.add_wf(Workflow([Firework([ScriptTask(script="true")])]))
@@ -210,6 +228,7 @@ def test_results_of_two_projects_do_not_mix(jobs, project, on_mongodb):
         second.ensure_indexes()
     assert first.job_store().count() == 1
     submit(jobs.add(1), project=third)
+    assert owner_of(third.mongodb().database()) == third.project_id
     # results in SQLite: the jobs may lie there
     first.launchpad_path.replace(tmp := project.path / "my_launchpad.yaml")
     project.launchpad_path.parent.mkdir()
@@ -217,6 +236,35 @@ def test_results_of_two_projects_do_not_mix(jobs, project, on_mongodb):
     submit(jobs.add(1), project=project)
     assert work(project, NOW) == 1
     assert project.job_store().count() == 1
+
+
+def test_results_of_a_project_that_is_gone(jobs, on_mongodb):
+    """What the error says to do."""
+    submit(jobs.add(1), project=on_mongodb("a", "one"))
+    second = on_mongodb("b", "one")
+    with pytest.raises(ProjectError) as caught:
+        submit(jobs.add(1), project=second)
+    assert f"mongosh one, db.{OWNER}.drop()" in caught.value.remedy
+    second.mongodb().database()[OWNER].drop()
+    submit(jobs.add(1), project=second)
+    assert work(second, NOW) == 1
+
+
+def test_one_of_many_that_begin_at_once_gets_the_database(on_mongodb):
+    database = on_mongodb("a", "one").mongodb().database()
+    barrier = threading.Barrier(8)
+
+    def claim(project_id):
+        barrier.wait()
+        try:
+            claim_results(database, project_id, "here")
+        except ProjectError:
+            return None
+        return project_id
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [name for name in pool.map(claim, [f"p{number}" for number in range(8)]) if name]
+    assert won == [owner_of(database)]
 
 
 def test_init_cluster_asks_whose_results_are_there(jobs, on_mongodb, database, tmp_path, monkeypatch):
