@@ -22,6 +22,7 @@ EXAMPLES = {
     "single-host": {"scheduler": "none", "host": "localhost", "results": "sqlite"},
 }
 PROJECT = Path("/shared/me/silicon")
+PROJECT_ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 PYTHON = Path("/shared/me/atomfoundry/bin/python")
 
 
@@ -34,7 +35,8 @@ def examples() -> dict[Path, tuple[str, int]]:
     layout = ClusterLayout(PROJECT)
     seen: set[tuple[Path, str]] = set()
     for name, answers in EXAMPLES.items():
-        files = cluster_files(layout, ClusterAnswers.check({**answers, "python": PYTHON}), password=None)
+        chosen = ClusterAnswers.check({"database_name": layout.database_name, **answers, "python": PYTHON})
+        files = cluster_files(layout, chosen, password=None, project_id=PROJECT_ID)
         for path, file in files.items():
             inner = path.relative_to(layout.folder)
             if inner.name == ".gitignore" or (inner, file.text) in seen:

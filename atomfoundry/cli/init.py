@@ -26,7 +26,9 @@ def init_cluster_command(
     scheduler: Annotated[str | None, typer.Option(help="slurm, pbs or none.")] = None,
     host: Annotated[str | None, typer.Option(help="Machine of the MongoDB server, or a mongodb:// address.")] = None,
     port: Annotated[int | None, typer.Option(help="Its port [default: 27017].")] = None,
-    database_name: Annotated[str | None, typer.Option(help="Name of the database [default: atomfoundry].")] = None,
+    database_name: Annotated[
+        str | None, typer.Option(help="Name of the database [default: atomfoundry_FOLDER].")
+    ] = None,
     user: Annotated[
         str | None, typer.Option(help="Its user [default: atomfoundry]; '' for one without authentication (tests).")
     ] = None,

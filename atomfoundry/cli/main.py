@@ -21,7 +21,7 @@ from atomfoundry.cli.init import app as init_app
 from atomfoundry.cli.inputs import inputs_command
 from atomfoundry.cli.migrate import migrate_command
 from atomfoundry.cli.provenance import export_crate_command, lineage_command, restore_command, withdraw_command
-from atomfoundry.cli.results import report_command, results_command
+from atomfoundry.cli.results import ResultsCommand, report_command, results_command
 from atomfoundry.cli.run import retry_command, run_command, status_command
 from atomfoundry.cli.train import train_command
 from atomfoundry.deadline import NO_TIME_STATUS, NoTimeLeftError
@@ -60,7 +60,7 @@ app.command("submit")(submit_command)
 app.command("worker")(worker_command)
 app.command("sweep")(sweep_command)
 app.command("doctor")(doctor_command)
-app.command("results")(results_command)
+app.command("results", cls=ResultsCommand)(results_command)
 app.command("migrate")(migrate_command)
 app.command("lineage")(lineage_command)
 app.command("withdraw")(withdraw_command)

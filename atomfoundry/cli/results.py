@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from atomfoundry.cli.console import console, print_json, print_table
 from atomfoundry.cli.run import JsonOption, ProjectOption, find_project
@@ -35,6 +36,16 @@ class Kind(StrEnum):
     label_sets = "label_sets"
     forgetting = "forgetting"
     coverage = "coverage"
+
+
+class ResultsCommand(TyperCommand):
+    """``results KIND``, and ``results migrate SOURCE TARGET``, which is ``migrate``."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Give ``migrate`` what follows its name."""
+        if args and args[0] == "migrate" and parent is not None:
+            return parent.command.commands["migrate"].make_context(f"{info_name} migrate", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 def parse_where(conditions: list[str]) -> dict[str, Any]:
@@ -81,7 +92,10 @@ def results_command(
         bool, typer.Option("--csv", help="One line a result, one column a value; lists left out.")
     ] = False,
 ) -> None:
-    """List models with their metrics, datasets and harvests with their counts, labels, benchmarks, alignments."""
+    """List models with their metrics, datasets and harvests with their counts, labels, benchmarks, alignments.
+
+    'results migrate SOURCE TARGET' moves all of them between SQLite and MongoDB, as 'migrate' does.
+    """
     from atomfoundry.results import open_results
     from atomfoundry.results.database import to_pandas
 

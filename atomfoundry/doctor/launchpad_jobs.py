@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from atomfoundry.results.mongodb import LAUNCHPAD_FILE
 if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
+PROJECT_FIELD = "spec.foundry.project_id"
 OURS = re.compile(r"(?:^|/)atomfoundry(?:\.cli\.main)?$")
 NO_CATEGORY = "__none__"
 SAMPLE = 100
@@ -45,6 +47,17 @@ def takes(fworker: dict[str, Any], category: str | None, name: str | None) -> bo
     return category in own
 
 
+def _serves(fworker: dict[str, Any], project_id: str | None) -> bool:
+    """Tell whether a worker may take jobs of a project: its query may name another one."""
+    query = fworker.get("query")
+    if isinstance(query, str):
+        try:
+            query = json.loads(query)
+        except ValueError:
+            return True
+    return not isinstance(query, dict) or query.get(PROJECT_FIELD, project_id) == project_id
+
+
 def _of_files(world: World) -> list[dict[str, Any]]:
     """Return the workers that the cluster folder's files start: by a FWorker file, or by ``atomfoundry worker``."""
     found = [content for _, content in fworkers(world)]
@@ -71,7 +84,7 @@ def _of_launches(world: World) -> list[dict[str, Any]]:
         heard = age((launch.get("state_history") or [{}])[-1].get("updated_on"))
         worker = launch.get("fworker")
         if isinstance(worker, dict) and heard is not None and heard < RECENT_S:
-            found.setdefault(repr((worker.get("name"), worker.get("category"))), worker)
+            found.setdefault(repr([worker.get(key) for key in ("name", "category", "query")]), worker)
     return list(found.values())
 
 
@@ -80,14 +93,14 @@ def categories(world: World) -> Iterator[Finding]:
     """Check that there is a worker for every category of jobs that wait."""
     group = {"category": "$spec._category", "fworker": "$spec._fworker", "state": "$state"}
     stages: list[dict[str, Any]] = [
-        {"$match": {"state": {"$in": ["READY", "WAITING"]}}},
+        {"$match": {**world.own_jobs, "state": {"$in": ["READY", "WAITING"]}}},
         {"$group": {"_id": group, "count": {"$sum": 1}}},
     ]
     counts: dict[tuple[str | None, str | None], dict[str, int]] = {}
     for row in world.database["fireworks"].aggregate(stages):
         key = (row["_id"].get("category"), row["_id"].get("fworker"))
         counts.setdefault(key, {})[row["_id"]["state"]] = row["count"]
-    workers = [*_of_files(world), *_of_launches(world)]
+    workers = [worker for worker in [*_of_files(world), *_of_launches(world)] if _serves(worker, world.project_id)]
     bad = []
     for (category, name), states in sorted(counts.items(), key=str):
         if any(takes(worker, category, name) for worker in workers):
@@ -127,18 +140,19 @@ def _words(category: Any) -> str:
 
 @check("fizzled", "database")
 def fizzled(world: World) -> Iterator[Finding]:
-    """Count the jobs that have failed."""
+    """Count the project's jobs that have failed."""
     jobs = world.database["fireworks"]
-    count = jobs.count_documents({"state": "FIZZLED"})
+    failed = {**world.own_jobs, "state": "FIZZLED"}
+    count = jobs.count_documents(failed)
     if not count:
-        rows = jobs.aggregate([{"$group": {"_id": "$state", "count": {"$sum": 1}}}])
+        rows = jobs.aggregate([{"$match": world.own_jobs}, {"$group": {"_id": "$state", "count": {"$sum": 1}}}])
         states = {row["_id"]: row["count"] for row in rows}
         text = ", ".join(f"{number} {str(state).lower()}" for state, number in sorted(states.items())) or "no jobs"
         yield ok(f"No failed jobs ({text})", states=states)
         return
     some = [
         {"fw_id": job["fw_id"], "name": job.get("name")}
-        for job in jobs.find({"state": "FIZZLED"}, {"fw_id": 1, "name": 1}).sort("fw_id", -1).limit(10)
+        for job in jobs.find(failed, {"fw_id": 1, "name": 1}).sort("fw_id", -1).limit(10)
     ]
     yield warning(
         f"Failed jobs: {count}; the last is '{some[0]['name']}' ({some[0]['fw_id']}).",
@@ -153,7 +167,8 @@ def spec_credentials(world: World) -> Iterator[Finding]:
     """Look for credentials in the specs of a sample of jobs."""
     secrets = known_secrets(world)
     looked, found = 0, []
-    for job in world.database["fireworks"].find({}, {"fw_id": 1, "spec": 1}).sort("fw_id", -1).limit(SAMPLE):
+    seen = {PROJECT_FIELD: {"$in": [world.project_id, None]}}  # also jobs that belong to no project
+    for job in world.database["fireworks"].find(seen, {"fw_id": 1, "spec": 1}).sort("fw_id", -1).limit(SAMPLE):
         looked += 1
         where = next(credential_paths(job.get("spec") or {}, secrets=secrets), None)
         if where is not None:

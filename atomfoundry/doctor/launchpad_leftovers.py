@@ -29,15 +29,21 @@ def _sweep(world: World) -> str:
 
 @check("heartbeats", "database")
 def heartbeats(world: World) -> Iterator[Finding]:
-    """Check that every running job is heard of."""
-    mine = {"state": "RUNNING", "spec.foundry": {"$exists": True}}
-    ours = {job["fw_id"] for job in world.database["fireworks"].find(mine, {"fw_id": 1})}
+    """Check that every running job is heard of: the project's, and those that belong to no project."""
+    jobs = world.database["fireworks"]
+    ours: set[int] = set()
+    others: set[int] = set()
+    for job in jobs.find({"state": "RUNNING", "spec.foundry": {"$exists": True}}, {"fw_id": 1, "spec.foundry": 1}):
+        mine = job["spec"]["foundry"].get("project_id") == world.project_id
+        (ours if mine else others).add(job["fw_id"])
     limits = {True: OURS_LOST_S, False: expiration(world)}
     silent: list[dict[str, Any]] = []
     running = 0
     for launch in world.database["launches"].find(
         {"state": "RUNNING"}, {"launch_id": 1, "fw_id": 1, "host": 1, "state_history": 1}
     ):
+        if launch["fw_id"] in others:  # their own project's doctor and sweep look after them
+            continue
         running += 1
         limit = limits[launch["fw_id"] in ours]
         # FireWorks keeps one entry a state, the last is the present one
@@ -66,11 +72,11 @@ def heartbeats(world: World) -> Iterator[Finding]:
 
 @check("reservations", "database")
 def reservations(world: World) -> Iterator[Finding]:
-    """Check that every reserved job has a launch."""
+    """Check that every reserved job of the project has a launch."""
     database = world.database
     lost = []
     for job in database["fireworks"].find(
-        {"state": "RESERVED"}, {"fw_id": 1, "name": 1, "launches": 1, "updated_on": 1}
+        {**world.own_jobs, "state": "RESERVED"}, {"fw_id": 1, "name": 1, "launches": 1, "updated_on": 1}
     ):
         launched = database["launches"].find_one({"launch_id": {"$in": job.get("launches") or []}, "state": "RESERVED"})
         quiet = age(job.get("updated_on"))
@@ -89,10 +95,11 @@ def reservations(world: World) -> Iterator[Finding]:
 
 @check("locks", "database")
 def locks(world: World) -> Iterator[Finding]:
-    """Check that no workflow is locked for ever."""
+    """Check that no workflow of the project is locked for ever."""
+    mine = {"locked": True, "metadata.foundry.project_id": world.project_id}
 
     def locked() -> dict[Any, tuple[Any, int]]:
-        rows = world.database["workflows"].find({"locked": True}, {"nodes": 1, "updated_on": 1})
+        rows = world.database["workflows"].find(mine, {"nodes": 1, "updated_on": 1})
         return {row["_id"]: (row.get("updated_on"), min(row.get("nodes") or [0])) for row in rows}
 
     first = locked()

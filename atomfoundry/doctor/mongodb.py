@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from atomfoundry.doctor.world import World
 
 OLDEST = (4, 2)
+"""pymongo 4.16 speaks with no older one; our own questions need nothing newer."""
+MAINTAINED = (7, 0)
+"""Older ones get no fixes any more; our servers' recipe and manual name no older one."""
 SLOW_MS = 20.0
 """A job takes some forty commands one after the other."""
 COMMANDS_A_JOB = 40
@@ -110,9 +113,17 @@ def mongodb_version(world: World) -> Iterator[Finding]:
     """Check that the database server is new enough."""
     found = world.database.client.server_info()
     version = str(found.get("version"))
-    if tuple(found.get("versionArray", [0, 0]))[:2] < OLDEST:
+    number = tuple(found.get("versionArray", [0, 0]))[:2]
+    if number < OLDEST:
         yield problem(
             f"MongoDB {version}; pymongo 4.16 needs {OLDEST[0]}.{OLDEST[1]} or newer.",
+            "Update the server to MongoDB 7.0 or newer, one major version after the other.",
+            version=version,
+        )
+    elif number < MAINTAINED:
+        yield warning(
+            f"MongoDB {version} works, but its makers mend nothing older than {MAINTAINED[0]}.{MAINTAINED[1]} any "
+            "more.",
             "Update the server to MongoDB 7.0 or newer, one major version after the other.",
             version=version,
         )

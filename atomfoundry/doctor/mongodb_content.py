@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from atomfoundry.doctor.findings import Finding, ok, problem, skipped, warning
 from atomfoundry.doctor.registry import check
+from atomfoundry.results.ownership import owner_of
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -21,7 +22,14 @@ INDEXES: dict[str, tuple[str, ...]] = {
     "labels": ("frame_id",),
 }
 """Collection -> fields that an index must begin with."""
-UNIQUE = {("fireworks", "fw_id"), ("launches", "launch_id")}
+OURS: dict[str, tuple[str, ...]] = {
+    "fireworks": ("spec.foundry.project_id", "spec.foundry.run_id", "spec.foundry.uuid"),
+    "workflows": ("metadata.foundry.project_id", "metadata.foundry.run_id"),
+}
+"""Those that ``atomfoundry submit`` makes besides."""
+PART = ("workflows", "metadata.foundry.part")
+"""What keeps a flow that two processes submit at once from being entered twice."""
+UNIQUE = {("fireworks", "fw_id"), ("launches", "launch_id"), PART}
 
 
 def _remake(world: World) -> str:
@@ -47,15 +55,22 @@ def mongodb_indexes(world: World) -> Iterator[Finding]:
     """Check that the indexes are there."""
     database = world.database
     present = set(database.list_collection_names())
-    missing, double = [], []
+    submitted = database["workflows"].find_one({"metadata.foundry": {"$exists": True}}, {"_id": 1}) is not None
+    missing: list[str] = []
+    double: list[tuple[str, str]] = []
+    unguarded = False
     for collection, fields in INDEXES.items():
         if collection not in present:
             continue
         indexes = _first_fields(database, collection)
-        missing += [f"{collection}.{field}" for field in fields if field not in indexes]
+        wanted = [*fields, *(OURS.get(collection, ()) if submitted else ())]
+        missing += [f"{collection}.{field}" for field in wanted if field not in indexes]
+        if submitted and collection == PART[0]:
+            unguarded = PART[1] not in indexes
+            wanted.append(PART[1])
         double += [
-            f"{collection}.{field}"
-            for field in fields
+            (collection, field)
+            for field in wanted
             if (collection, field) in UNIQUE and field in indexes and not indexes[field]
         ]
     if missing:
@@ -65,14 +80,42 @@ def mongodb_indexes(world: World) -> Iterator[Finding]:
             missing=missing,
         )
     if double:
-        drops = "; ".join(f"db.{name.replace('.', '.dropIndex({', 1)}: 1}})" for name in double)
+        names = [".".join(each) for each in double]
+        keys = [(collection, f"'{field}'" if "." in field else field) for collection, field in double]
+        drops = "; ".join(f"db.{collection}.dropIndex({{{key}: 1}})" for collection, key in keys)
         yield warning(
-            f"The indexes of {', '.join(double)} are not unique: two jobs may get the same id.",
+            f"The indexes of {', '.join(names)} are not unique: two jobs may get the same id, or a flow be entered "
+            "twice.",
             f"mongosh {database.name}: {drops}; then {_remake(world)}",
-            indexes=double,
+            indexes=names,
         )
-    if not missing and not double:
+    if unguarded:
+        yield problem(
+            f"The unique index of {'.'.join(PART)} is missing: a flow that two processes submit at once is entered "
+            "twice.",
+            _remake(world),
+        )
+    if not missing and not double and not unguarded:
         yield ok(f"Indexes of {', '.join(name for name in INDEXES if name in present) or 'an empty database'}")
+
+
+@check("mongodb-owner", "database")
+def mongodb_owner(world: World) -> Iterator[Finding]:
+    """Check that the results in the database are this project's."""
+    if not world.on_mongodb:
+        yield skipped("The project's results are not in MongoDB")
+        return
+    owner = owner_of(world.database)
+    name = world.database.name
+    if owner not in (None, world.project_id):
+        yield problem(
+            f"The database '{name}' holds the results of another project ({owner}): this one's jobs cannot store "
+            "theirs.",
+            f"atomfoundry init cluster {world.folder} --database-name NAME --force",
+            owner=owner,
+        )
+    else:
+        yield ok(f"The results in '{name}' are this project's" if owner else f"No results in '{name}' yet", owner=owner)
 
 
 @check("mongodb-ids", "database")

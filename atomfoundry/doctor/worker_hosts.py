@@ -99,7 +99,8 @@ def shared_folder(world: World) -> Iterator[Finding]:
         begun = age((launch.get("state_history") or [{}])[-1].get("created_on"))
         if not host or host.split(".")[0] in here or begun is None or begun < GRACE_S:
             continue
-        firework = database["fireworks"].find_one({"fw_id": launch["fw_id"]}, {"spec.foundry": 1}) or {}
+        mine = {**world.own_jobs, "fw_id": launch["fw_id"]}
+        firework = database["fireworks"].find_one(mine, {"spec.foundry": 1}) or {}
         job: dict[str, Any] = (firework.get("spec") or {}).get("foundry") or {}
         if "uuid" not in job:
             continue

@@ -91,6 +91,18 @@ class World:
         return content if isinstance(content, dict) else {}
 
     @property
+    def project_id(self) -> str | None:
+        """The project's id, None for one older than ids."""
+        return self.record.get("project_id")
+
+    @property
+    def own_jobs(self) -> dict[str, Any]:
+        """The filter of this project's jobs: others may have theirs in the same database."""
+        from atomfoundry.running.cluster.layout import jobs_of_project
+
+        return jobs_of_project(self.project_id)
+
+    @property
     def on_mongodb(self) -> bool:
         """Whether the project's results are in MongoDB."""
         return self.record.get("database", "sqlite") == "mongodb"

@@ -15,6 +15,7 @@ from pydash import get, has
 from atomfoundry.results.indexes import LABELS, OUTPUTS, Indexes
 from atomfoundry.results.mongo_language import plain_key
 from atomfoundry.results.mongodb import MongoConnection
+from atomfoundry.results.ownership import claim_results
 from atomfoundry.results.stored_document import prepare
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ T = TypeVar("T")
 INDEXES = {"outputs": OUTPUTS, "labels": LABELS}
 
 _BATCH_BYTES = 32_000_000
-_ENSURED: set[tuple[int, str, str]] = set()
+_ENSURED: set[tuple[int, str, str, str | None]] = set()
 
 
 class FoundryMongoStore(MongoStore):
@@ -42,6 +43,8 @@ class FoundryMongoStore(MongoStore):
         maggma's main key, used by ``update`` when none is given.
     unique_fields
         Fields that together name one document; default: those of the collection's indexes.
+    owner
+        Id of the project whose results these are: the first write fails where the database holds another's.
     **kwargs
         ``last_updated_field``, ``last_updated_type``, ``validator`` of maggma's ``Store``.
     """
@@ -53,9 +56,11 @@ class FoundryMongoStore(MongoStore):
         *,
         key: str = "uuid",
         unique_fields: tuple[str, ...] | list[str] | None = None,
+        owner: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.launchpad_file = str(launchpad_file)
+        self.owner = owner
         self._connection: MongoConnection | None = None
         super().__init__(database="", collection_name=collection_name, key=key, **kwargs)
         self.kwargs = kwargs
@@ -241,6 +246,8 @@ class FoundryMongoStore(MongoStore):
         StoreError
             If a document lacks a key field, is over 16 MB, or would be a second one with the same unique
             fields.
+        ProjectError
+            If the database holds the results of another project than ``owner``.
         """
         from pymongo import ReplaceOne
 
@@ -336,9 +343,14 @@ class FoundryMongoStore(MongoStore):
         ------
         StoreError
             If documents with the same unique fields are there already, or the user may not make indexes.
+        ProjectError
+            If the database holds the results of another project than ``owner``.
         """
         from pymongo.errors import DuplicateKeyError, OperationFailure
 
+        if self.owner is not None:
+            owner = self.owner
+            self._patiently(lambda: claim_results(self._collection.database, owner, self.connection.label))
         known = INDEXES.get(self.collection_name) or Indexes(self.unique_fields, ())
         wanted: list[tuple[list[tuple[str, int]], bool]] = [([(field, 1) for field in known.unique], True)]
         wanted += [([(field, 1) for field in fields], False) for fields in known.combined]
@@ -357,10 +369,11 @@ class FoundryMongoStore(MongoStore):
         _ENSURED.add(self._ensured_key())
         return names
 
-    def _ensured_key(self) -> tuple[int, str, str]:
+    def _ensured_key(self) -> tuple[int, str, str, str | None]:
         database = self._collection.database
         # mongomock's content can be another after the same address.
-        return os.getpid(), f"{self.connection.label}{id(database) if _is_mock(database) else ''}", self.collection_name
+        where = f"{self.connection.label}{id(database) if _is_mock(database) else ''}"
+        return os.getpid(), where, self.collection_name, self.owner
 
     def _ensure_once(self) -> None:
         if self._ensured_key() not in _ENSURED:
@@ -377,6 +390,7 @@ class FoundryMongoStore(MongoStore):
             "collection_name": self.collection_name,
             "key": self.key,
             "unique_fields": list(self.unique_fields),
+            **({"owner": self.owner} if self.owner else {}),
         }
         return {**record, **self.kwargs}
 

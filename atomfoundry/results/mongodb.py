@@ -292,6 +292,17 @@ class MongoConnection(BaseModel):
         """Return the database, which FireWorks' collections and ours share."""
         return self.client()[self.name]
 
+    def brief_client(self, timeout_s: float) -> MongoClient:
+        """Return a new client that waits no longer than this for anything.
+
+        Parameters
+        ----------
+        timeout_s
+            How long.
+        """
+        limits = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+        return self._make_client(**dict.fromkeys(limits, int(timeout_s * 1000)))
+
     def check(self, *, timeout_s: float = 10.0) -> None:
         """Ask the server for a sign of life.
 
@@ -310,14 +321,11 @@ class MongoConnection(BaseModel):
         if mock_file():
             self.client()
             return
-        milliseconds = int(timeout_s * 1000)
-        client = self._make_client(
-            serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds, socketTimeoutMS=milliseconds
-        )
+        client = self.brief_client(timeout_s)
         try:
             # 'ping' needs no rights; this one shows whether the user is known and may read.
             client[self.name].command(
-                "listCollections", nameOnly=True, authorizedCollections=True, maxTimeMS=milliseconds
+                "listCollections", nameOnly=True, authorizedCollections=True, maxTimeMS=int(timeout_s * 1000)
             )
         except OperationFailure as error:
             raise ProjectError(

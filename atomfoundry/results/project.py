@@ -43,7 +43,8 @@ class Project:
     nothing runs in it.
 
     A project of kind "mongodb" keeps outputs and labels in the MongoDB that ``cluster/my_launchpad.yaml``
-    names, which FireWorks uses too; its folder lies on a file system that all machines share.
+    names, which FireWorks uses too; its folder lies on a file system that all machines share. Such a database
+    holds the results of one project.
 
     Parameters
     ----------
@@ -327,7 +328,7 @@ class Project:
         if self.database == "mongodb":
             from atomfoundry.results.mongo_store import FoundryMongoStore
 
-            store = FoundryMongoStore(self.launchpad_path, collection, key=key)
+            store = FoundryMongoStore(self.launchpad_path, collection, key=key, owner=self.project_id)
         else:
             from atomfoundry.results.sqlite_store import SQLiteStore
 
@@ -351,6 +352,8 @@ class Project:
         ------
         StoreError
             If the database does not answer, or its user may not make them.
+        ProjectError
+            If the database holds the results of another project.
         """
         for collection in ("outputs", "labels"):
             store = self.document_store(collection)  # type: ignore[arg-type]

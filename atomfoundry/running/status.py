@@ -244,7 +244,7 @@ def _on_queue(project: Project, action: Callable[[Queue], int]) -> int:
         queue.close()
 
 
-def _on_launchpad(project: Project, run_id: str | None, action: Callable[[Any, str], int]) -> int:
+def _on_launchpad(project: Project, run_id: str | None, action: Callable[[Any, str, str | None], int]) -> int:
     if not has_launchpad(project):
         return 0
     from atomfoundry.running.cluster.launchpad import open_launchpad
@@ -252,7 +252,7 @@ def _on_launchpad(project: Project, run_id: str | None, action: Callable[[Any, s
     lpad = open_launchpad(project)
     criteria = {"metadata.foundry.project_id": project.project_id}
     known = sorted({found["metadata"]["foundry"]["run_id"] for found in lpad.workflows.find(criteria, ["metadata"])})
-    return sum(action(lpad, found) for found in known if run_id in (None, found))
+    return sum(action(lpad, found, project.project_id) for found in known if run_id in (None, found))
 
 
 def retry(project: Project | str | Path, run_id: str | None = None) -> int:

@@ -61,7 +61,9 @@ class ClusterAnswers(BaseModel):
     scheduler: SchedulerChoice = "slurm"
     host: Annotated[str, AfterValidator(_host)] = "localhost"
     port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
-    database_name: Annotated[str, AfterValidator(_database)] = "atomfoundry"
+    database_name: Annotated[
+        Annotated[str, AfterValidator(_database)], Field(description="Each project's own: 'init cluster' names it so.")
+    ] = "atomfoundry"
     user: Annotated[
         Word | None,
         BeforeValidator(lambda value: value or None),

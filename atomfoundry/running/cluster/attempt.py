@@ -304,7 +304,10 @@ def _deliver(
     if result.stop_flow:
         from atomfoundry.running.cluster.control import defuse_run
 
-        patiently(lambda: defuse_run(lpad, claim.run_id, but=claim.id), f"stopping the run of {claim.name}")
+        patiently(
+            lambda: defuse_run(lpad, claim.run_id, mark.get("project_id"), but=claim.id),
+            f"stopping the run of {claim.name}",
+        )
 
 
 def _enter(
@@ -326,7 +329,7 @@ def _enter(
     )
     n_present = len(workflow["nodes"])
     for number, made in enumerate(result.made):
-        name = f"{claim.run_id}/{claim.uuid}:{claim.index}:{number}"
+        name = f"{converter.lasting_name}/{claim.uuid}:{claim.index}:{number}"
         if made.waited_for and n_present + len(made.entries) <= 2 * converter.size:
             lpad.attach(claim.id, converter.connected(made.entries), name, detour=True)
             n_present += len(made.entries)
@@ -366,6 +369,6 @@ def _go_on_later(lpad: FoundryLaunchPad, fw_id: int, folder: Path, error: NoTime
 
     task = {key: value for key, value in stored["spec"]["_tasks"][0].items() if key != "_fw_name"}
     again = Firework([FoundryTask(task)], spec=spec, name=stored["name"])
-    key = f"{mark['run_id']}/{mark['uuid']}:{mark['index']}:again:{fw_id}"
+    key = f"{mark.get('project_id')}/{mark['run_id']}/{mark['uuid']}:{mark['index']}:again:{fw_id}"
     patiently(lambda: lpad.attach(fw_id, Workflow([again]), key, detour=True), f"continuing {mark['name']}")
     return FWAction()

@@ -31,14 +31,23 @@ def _set_states(lpad: FoundryLaunchPad, workflow_node: int, found: tuple[str, ..
     return 0
 
 
-def defuse_run(lpad: FoundryLaunchPad, run_id: str, *, but: int | None = None) -> int:
+def _jobs(run_id: str, project_id: str | None) -> dict[str, Any]:
+    """Return the filter of a run's jobs: other projects of the database may run the same flow."""
+    return {"spec.foundry.run_id": run_id, "spec.foundry.project_id": project_id}
+
+
+def _workflows(run_id: str, project_id: str | None) -> dict[str, Any]:
+    return {"metadata.foundry.run_id": run_id, "metadata.foundry.project_id": project_id}
+
+
+def defuse_run(lpad: FoundryLaunchPad, run_id: str, project_id: str | None, *, but: int | None = None) -> int:
     """Keep everything of a run that has not started from starting.
 
     Parameters
     ----------
     lpad
         The LaunchPad.
-    run_id
+    run_id, project_id
         The run.
     but
         A firework whose workflow is left alone.
@@ -48,7 +57,7 @@ def defuse_run(lpad: FoundryLaunchPad, run_id: str, *, but: int | None = None) -
     int
         How many jobs, gates included.
     """
-    criteria: dict[str, Any] = {"metadata.foundry.run_id": run_id}
+    criteria = _workflows(run_id, project_id)
     if but is not None:
         criteria["nodes"] = {"$ne": but}
     return sum(
@@ -57,14 +66,14 @@ def defuse_run(lpad: FoundryLaunchPad, run_id: str, *, but: int | None = None) -
     )
 
 
-def cancel_run(lpad: FoundryLaunchPad, run_id: str) -> int:
+def cancel_run(lpad: FoundryLaunchPad, run_id: str, project_id: str | None) -> int:
     """Cancel what of a run has not started; running jobs end first.
 
     Parameters
     ----------
     lpad
         The LaunchPad.
-    run_id
+    run_id, project_id
         The run.
 
     Returns
@@ -72,19 +81,19 @@ def cancel_run(lpad: FoundryLaunchPad, run_id: str) -> int:
     int
         How many jobs, gates not counted.
     """
-    counted = {"spec.foundry.run_id": run_id, "spec.foundry.kind": "job", "state": {"$in": list(PENDING)}}
+    counted = {**_jobs(run_id, project_id), "spec.foundry.kind": "job", "state": {"$in": list(PENDING)}}
     n_jobs = lpad.fireworks.count_documents(counted)
-    if defuse_run(lpad, run_id):
-        lpad.workflows.update_many({"metadata.foundry.run_id": run_id}, {"$set": {"metadata.foundry.cancelled": True}})
+    if defuse_run(lpad, run_id, project_id):
+        lpad.workflows.update_many(_workflows(run_id, project_id), {"$set": {"metadata.foundry.cancelled": True}})
     return n_jobs
 
 
-def reignite_run(lpad: FoundryLaunchPad, run_id: str) -> int:
+def reignite_run(lpad: FoundryLaunchPad, run_id: str, project_id: str | None) -> int:
     """Undo ``defuse_run``.
 
     Parameters
     ----------
-    lpad, run_id
+    lpad, run_id, project_id
         As there.
 
     Returns
@@ -93,8 +102,9 @@ def reignite_run(lpad: FoundryLaunchPad, run_id: str) -> int:
         How many jobs.
     """
     changed = 0
-    lpad.workflows.update_many({"metadata.foundry.run_id": run_id}, {"$unset": {"metadata.foundry.cancelled": ""}})
-    for document in list(lpad.workflows.find({"metadata.foundry.run_id": run_id}, ["nodes"])):
+    ours = _workflows(run_id, project_id)
+    lpad.workflows.update_many(ours, {"$unset": {"metadata.foundry.cancelled": ""}})
+    for document in list(lpad.workflows.find(ours, ["nodes"])):
         nodes = document["nodes"]
         n_changed = _set_states(lpad, nodes[0], ("DEFUSED",), "WAITING")
         if n_changed:
@@ -123,14 +133,14 @@ def refresh_workflow(lpad: FoundryLaunchPad, node: int) -> None:
         lpad._update_wf(workflow, updated)
 
 
-def retry_run(lpad: FoundryLaunchPad, run_id: str) -> int:
+def retry_run(lpad: FoundryLaunchPad, run_id: str, project_id: str | None) -> int:
     """Run failed jobs of a run again, and cancelled ones; what waited for them waits again.
 
     Parameters
     ----------
     lpad
         The LaunchPad.
-    run_id
+    run_id, project_id
         The run.
 
     Returns
@@ -138,11 +148,11 @@ def retry_run(lpad: FoundryLaunchPad, run_id: str) -> int:
     int
         How many jobs had failed or were cancelled.
     """
-    changed = reignite_run(lpad, run_id)
+    changed = reignite_run(lpad, run_id, project_id)
     failed = [
         (fw["fw_id"], fw["spec"]["foundry"])
         for fw in lpad.fireworks.find(
-            {"spec.foundry.run_id": run_id, "state": "FIZZLED"}, ["fw_id", "spec.foundry"], sort=[("fw_id", 1)]
+            {**_jobs(run_id, project_id), "state": "FIZZLED"}, ["fw_id", "spec.foundry"], sort=[("fw_id", 1)]
         )
     ]
     for fw_id, _ in failed:

@@ -62,6 +62,11 @@ class Converter:
         profiles = Profiles.load(ClusterLayout(project.path).profiles)
         return cls(project_id=project.project_id, profiles=profiles, scheduler=profiles.scheduler, **fields)
 
+    @property
+    def lasting_name(self) -> str:
+        """The run's name in the LaunchPad: projects that share one may run the same flow, each for itself."""
+        return f"{self.project_id}/{self.run_id}"
+
     def spec(self, name: str, profile: str, priority: int = 0) -> dict[str, Any]:
         """Return the part of a spec that says who runs a job, and on what.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
 from atomfoundry.running.cluster.answers import ClusterAnswers
-from atomfoundry.running.cluster.layout import PRIVATE, ClusterFile, ClusterLayout
+from atomfoundry.running.cluster.layout import PRIVATE, ClusterFile, ClusterLayout, jobs_of_project
 from atomfoundry.running.cluster.profiles import DEFAULTS, Profile
 from atomfoundry.running.cluster.queue_script import job_name
 from atomfoundry.running.cluster.wall_time import format_wall_time
@@ -92,6 +93,7 @@ def fireworks_file(layout: ClusterLayout) -> ClusterFile:
     content = {
         "CONFIG_FILE_DIR": str(layout.folder),
         "LAUNCHPAD_LOC": str(layout.launchpad),
+        "FWORKER_LOC": str(layout.any_fworker),
         "PING_TIME_SECS": 60,
         "RUN_EXPIRATION_SECS": 900,
         "RAPIDFIRE_SLEEP_SECS": 1,
@@ -107,10 +109,20 @@ def fireworks_file(layout: ClusterLayout) -> ClusterFile:
     return ClusterFile(yaml_text(content, comment))
 
 
-def fworker_file(layout: ClusterLayout, profile: Profile) -> ClusterFile:
-    """Return ``my_fworker_<profile>.yaml``."""
-    content = {"name": f"{layout.slug}-{profile.name}", "category": profile.category, "query": "{}", "env": {}}
-    return ClusterFile(yaml_text(content, f"Takes the jobs of profile '{profile.name}'."))
+def fworker_file(layout: ClusterLayout, profile: Profile | None, project_id: str | None) -> ClusterFile:
+    """Return ``my_fworker_<profile>.yaml``, or ``fworker.yaml`` for the jobs of all profiles.
+
+    It names the project: others may have jobs of this category in the same database.
+    """
+    content = {
+        "name": layout.slug if profile is None else f"{layout.slug}-{profile.name}",
+        "category": "" if profile is None else profile.category,
+        "query": json.dumps(jobs_of_project(project_id)),
+        "env": {},
+    }
+    if profile is None:
+        return ClusterFile(yaml_text(content, "What FireWorks' 'rlaunch' takes without '-w': this project's jobs."))
+    return ClusterFile(yaml_text(content, f"Takes this project's jobs of profile '{profile.name}'."))
 
 
 def worker_command(layout: ClusterLayout, answers: ClusterAnswers, profile: Profile) -> str:

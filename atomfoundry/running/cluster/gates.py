@@ -28,7 +28,7 @@ def is_open(lpad: FoundryLaunchPad, needs: list[str]) -> bool:
     return lpad.ended_parts.count_documents({"_id": {"$in": needs}}) == len(set(needs))
 
 
-def open_gates(lpad: FoundryLaunchPad, part: str | None = None) -> int:
+def open_gates(lpad: FoundryLaunchPad, *, part: str | None = None, project_id: str | None = None) -> int:
     """Let gates go on whose parts have all ended.
 
     Parameters
@@ -37,6 +37,8 @@ def open_gates(lpad: FoundryLaunchPad, part: str | None = None) -> int:
         The LaunchPad.
     part
         Only gates that wait for this part.
+    project_id
+        Only gates of this project.
 
     Returns
     -------
@@ -46,6 +48,8 @@ def open_gates(lpad: FoundryLaunchPad, part: str | None = None) -> int:
     criteria: dict[str, Any] = {"state": "PAUSED", "spec.foundry.kind": GATE}
     if part is not None:
         criteria["spec.foundry.needs"] = part
+    if project_id is not None:
+        criteria["spec.foundry.project_id"] = project_id
     opened = 0
     for gate in list(lpad.fireworks.find(criteria, ["fw_id", "spec.foundry.needs"])):
         if is_open(lpad, gate["spec"]["foundry"]["needs"]):
@@ -109,7 +113,7 @@ class LookTask(FiretaskBase):
         fw_spec
             The job's spec.
         """
-        open_gates(launchpad_of(self), self["needs"][0])
+        open_gates(launchpad_of(self), part=self["needs"][0])
         return FWAction()
 
 
@@ -135,7 +139,7 @@ class EndTask(FiretaskBase):
         """
         lpad = launchpad_of(self)
         lpad.ended_parts.update_one({"_id": self["part"]}, {"$set": {"ended": True}}, upsert=True)
-        open_gates(lpad, self["part"])
+        open_gates(lpad, part=self["part"])
         return FWAction()
 
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from atomfoundry.errors import ConfigurationError, InputError
+from atomfoundry.results.mongodb import MongoConnection
+from atomfoundry.results.ownership import refuse_other_owner
 from atomfoundry.results.project import PROJECT_FILE, Project
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.fireworks_files import (
@@ -60,6 +64,7 @@ def cluster_files(
     answers: ClusterAnswers,
     *,
     password: str | None,
+    project_id: str | None,
     profiles: Profiles | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> dict[Path, ClusterFile]:
@@ -73,6 +78,8 @@ def cluster_files(
         The cluster.
     password
         The database's; goes into the two private files.
+    project_id
+        Whose jobs the workers take.
     profiles
         Resource profiles; default as the answers shape them.
     environment
@@ -90,11 +97,12 @@ def cluster_files(
         layout.profiles: profiles_file(answers),
         layout.launchpad: launchpad_file(answers, password),
         layout.fireworks: fireworks_file(layout),
+        layout.any_fworker: fworker_file(layout, None, project_id),
     }
     if answers.results == "mongodb":
         files[layout.jobflow] = jobflow_file(answers, password)
     for profile in known:
-        files[layout.fworker(profile.name)] = fworker_file(layout, profile)
+        files[layout.fworker(profile.name)] = fworker_file(layout, profile, project_id)
         if answers.scheduler != "none":
             files[layout.qadapter(profile.name)] = qadapter_file(layout, answers, profile, variables)
     return files | service_files(layout, answers, known, variables)
@@ -117,7 +125,7 @@ def write_cluster(
     Parameters
     ----------
     project_path
-        The project's folder.
+        The folder of a project.
     answers
         The cluster.
     password
@@ -134,7 +142,7 @@ def write_cluster(
     ConfigurationError
         If ``profiles.yaml`` is wrong or names another scheduler.
     ProjectError
-        If a file cannot be written.
+        If the folder is no project, or a file cannot be written.
     """
     layout = ClusterLayout(Path(project_path))
     profiles = Profiles.load(layout.profiles) if layout.profiles.exists() else None
@@ -144,7 +152,14 @@ def write_cluster(
             f"{layout.profiles} says scheduler '{profiles.scheduler or 'null'}', the answer was '{answers.scheduler}'.",
             remedy=f"Write 'scheduler: {scheduler or 'null'}' there, or remove the file for the defaults.",
         )
-    files = cluster_files(layout, answers, password=password, profiles=profiles, environment=environment)
+    files = cluster_files(
+        layout,
+        answers,
+        password=password,
+        project_id=Project.open(layout.project_path).project_id,
+        profiles=profiles,
+        environment=environment,
+    )
     if password is not None and admin_password is not None:
         server = passwords_file(answers, password=password, admin_password=admin_password)
         files = {layout.mongodb_passwords: server, **files}
@@ -193,7 +208,7 @@ def init_cluster(
     InputError
         If there is no password.
     ProjectError
-        If the folder cannot become such a project.
+        If the folder cannot become such a project, or the database is up and holds another project's results.
     """
     layout = ClusterLayout(_folder(path))
     earlier = ClusterAnswers.read(layout.answers)
@@ -204,7 +219,7 @@ def init_cluster(
         kind = _kind(layout.project_path)
         earlier = {"results": kind} if kind else {}
         before = None
-    chosen = ClusterAnswers.check({**earlier, **given})
+    chosen = ClusterAnswers.check({"database_name": layout.database_name, **earlier, **given})
     if before is not None and not force:
         _refuse_changes(layout, before, chosen)
     if before is not None and layout.profiles.exists():
@@ -212,6 +227,9 @@ def init_cluster(
     _check_python(chosen.python)
     secret = find_password(layout, chosen, given=password, generate=generate_password, ask=ask_password, force=force)
     project = Project.open_or_create(layout.project_path, chosen.results)
+    if chosen.results == "mongodb" and not secret.generated:
+        described = yaml.safe_load(launchpad_file(chosen, secret.value).text)
+        refuse_other_owner(MongoConnection(**described), project.project_id)
     mock = os.environ.get(MOCK_VARIABLE)
     files = write_cluster(
         project.path,

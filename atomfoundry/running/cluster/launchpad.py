@@ -62,7 +62,9 @@ class FoundryLaunchPad(LaunchPad):
             self.fireworks.create_index(f"spec.foundry.{field}")
         for field in ("needs", "attached"):
             self.fireworks.create_index(f"spec.foundry.{field}", sparse=True)
-        self.fireworks.create_index([("state", 1), ("spec._category", 1), ("spec._priority", -1)])
+        # what workers ask for: several projects may have jobs of a category
+        claim = ("spec.foundry.project_id", "state", "spec._category")
+        self.fireworks.create_index([*((field, 1) for field in claim), ("spec._priority", -1)])
         for field in ("nodes", "metadata.foundry.run_id", "metadata.foundry.project_id"):
             self.workflows.create_index(field)
         self.workflows.create_index("metadata.foundry.part", unique=True, sparse=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from atomfoundry.errors import ProjectError
 from atomfoundry.results.mongodb import CLUSTER_FOLDER, LAUNCHPAD_FILE
@@ -18,6 +19,22 @@ PUBLIC = 0o644
 SCRIPT = 0o755
 
 Action = Literal["written", "unchanged", "kept"]
+
+LONGEST_DATABASE_NAME = 38
+"""MongoDB allows 63 bytes, the small clusters of its own service 38."""
+
+
+def jobs_of_project(project_id: str | None) -> dict[str, Any]:
+    """Return the filter of a project's jobs among all that are in FireWorks' database.
+
+    Parameters
+    ----------
+    project_id
+        The project's id; None for one older than ids.
+    """
+    if project_id is None:  # jobs that are none of ours have none either
+        return {"spec.foundry": {"$exists": True}, "spec.foundry.project_id": None}
+    return {"spec.foundry.project_id": project_id}
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,19 @@ class ClusterLayout:
     def slug(self) -> str:
         """The project's name as part of a file name."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.project_path.name).strip("-") or "project"
+
+    @property
+    def database_name(self) -> str:
+        """The name of a database for this project alone, as far as a server has no folder of the same name.
+
+        In lower case: MongoDB refuses a second name that differs in nothing else.
+        """
+        own = re.sub(r"[^a-z0-9]+", "_", self.slug.lower()).strip("_")
+        name = f"atomfoundry_{own or 'project'}"
+        if len(name) <= LONGEST_DATABASE_NAME:
+            return name
+        digest = hashlib.sha256(self.project_path.name.encode()).hexdigest()[:8]
+        return f"{name[: LONGEST_DATABASE_NAME - 9].rstrip('_')}_{digest}"
 
     @property
     def answers(self) -> Path:
@@ -71,6 +101,11 @@ class ClusterLayout:
     def pbs_template(self) -> Path:
         """The batch script that PBS adapters fill in."""
         return self.folder / "pbs_template.txt"
+
+    @property
+    def any_fworker(self) -> Path:
+        """Which jobs FireWorks' own workers take where no other file is named: all of this project."""
+        return self.folder / "fworker.yaml"
 
     def fworker(self, profile: str) -> Path:
         """Which jobs a profile's workers take."""

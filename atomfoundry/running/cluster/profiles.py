@@ -174,7 +174,8 @@ class Profiles:
     Raises
     ------
     ConfigurationError
-        If a key is unknown, a value wrong, or a profile not there; the message names the nearest valid name.
+        If a key is unknown, a value wrong, a profile not there, or two profiles have the same category; the message
+        names the nearest valid name.
     """
 
     def __init__(
@@ -194,6 +195,7 @@ class Profiles:
         given = {str(name): _mapping(fields, f"{where}: profile '{name}'") for name, fields in (profiles or {}).items()}
         merged = {name: {**DEFAULTS.get(name, {}), **given.get(name, {})} for name in {**DEFAULTS, **given}}
         self.profiles = {name: self._build(name, fields, f"profile '{name}'") for name, fields in merged.items()}
+        self._refuse_shared_categories()
         self._jobs = {str(glob): _mapping(fields, f"{where}: job '{glob}'") for glob, fields in (jobs or {}).items()}
         for glob, fields in self._jobs.items():
             self._override(self[str(fields.get("profile", "light"))], fields, glob)
@@ -258,6 +260,20 @@ class Profiles:
             if fnmatchcase(name, glob):
                 chosen = self._override(chosen, fields, glob)
         return chosen
+
+    def _refuse_shared_categories(self) -> None:
+        """Refuse two profiles of one category: each one's launcher would send allocations for the same jobs."""
+        by_category: dict[str, str] = {}
+        for profile in self:
+            first = by_category.setdefault(profile.category, profile.name)
+            if first != profile.name:
+                raise ConfigurationError(
+                    f"{self._where}: the profiles '{first}' and '{profile.name}' have the same category "
+                    f"'{profile.category}': both would send allocations for the same jobs, and a job would get the "
+                    "resources of either.",
+                    remedy="Leave 'category' out, or give each its own. For a second partition write "
+                    "'queue: first,second' (Slurm).",
+                )
 
     def _override(self, base: Profile, fields: Mapping[str, Any], glob: str) -> Profile:
         if "profile" in fields:

@@ -60,22 +60,22 @@ def _seconds(time: Any) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def jobs_of(lpad: FoundryLaunchPad, run_id: str) -> list[ClusterJob]:
+def jobs_of(lpad: FoundryLaunchPad, run_id: str, project_id: str | None) -> list[ClusterJob]:
     """Return the jobs of a run; one that went on in another allocation counts once, by its last firework.
 
     Parameters
     ----------
     lpad
         The LaunchPad.
-    run_id
-        The run.
+    run_id, project_id
+        The run; other projects of the database may run the same flow.
     """
-    workflows = list(lpad.workflows.find({"metadata.foundry.run_id": run_id}, ["nodes", "links", "metadata"]))
+    mine = {"metadata.foundry.run_id": run_id, "metadata.foundry.project_id": project_id}
+    workflows = list(lpad.workflows.find(mine, ["nodes", "links", "metadata"]))
     cancelled = any(workflow["metadata"]["foundry"].get("cancelled") for workflow in workflows)
     fields = ["fw_id", "state", "name", "spec.foundry", "spec._allow_fizzled_parents", "created_on", "updated_on"]
-    found = {
-        fw["fw_id"]: fw for fw in lpad.fireworks.find({"spec.foundry.run_id": run_id}, fields, sort=[("fw_id", 1)])
-    }
+    ours = {"spec.foundry.run_id": run_id, "spec.foundry.project_id": project_id}
+    found = {fw["fw_id"]: fw for fw in lpad.fireworks.find(ours, fields, sort=[("fw_id", 1)])}
     blocked = _blocked(workflows, found)
     jobs: dict[tuple[str, int], ClusterJob] = {}
     for fw_id, fw in found.items():
@@ -226,7 +226,7 @@ def cluster_runs(lpad: FoundryLaunchPad, project: Project) -> list[RunStatus]:
         known["created"] = min(known["created"], _seconds(workflow["created_on"]))
     made = []
     for run_id, known in sorted(runs.items(), key=lambda item: -item[1]["created"]):
-        jobs = jobs_of(lpad, run_id)
+        jobs = jobs_of(lpad, run_id, project.project_id)
         failed = [job for job in jobs if job.state == FAILED]
         described = failures_of(lpad, project, failed[:MAX_FAILURES])
         waiting = {f.uuid for f in described if "BlockedError" in f.message}

@@ -86,7 +86,7 @@ def submit(
     InputError
         If the flow cannot be run, or jobs use functions of the calling script.
     ProjectError
-        If the project has no LaunchPad.
+        If the project has no LaunchPad, or keeps its results in a database that holds another project's.
     ConfigurationError
         If a job asks for a profile that does not exist.
     """
@@ -104,11 +104,13 @@ def submit(
                 remedy="Move it into a module that is installed where the workers run.",
             )
     lpad = launchpad or open_launchpad(opened)
+    if opened.database == "mongodb":
+        opened.ensure_indexes()  # refuses a database with the results of another project
     lpad.ensure_indexes()
     converter = Converter.of_project(
         opened, run_id=prepared.run_id, run_name=prepared.name, size=workflow_size, metadata=dict(metadata or {})
     )
-    parts = converter.workflows(prepared.entries, prepared.run_id)
+    parts = converter.workflows(prepared.entries, converter.lasting_name)
     n_new = sum(lpad.add_part(workflow, part) for workflow, part in parts)
     return Submission(
         prepared.run_id, prepared.name, opened, len(prepared.entries), len(parts), n_new, uuids=prepared.names

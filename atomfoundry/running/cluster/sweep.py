@@ -85,6 +85,7 @@ class _Sweeper:
         self.report = SweepReport()
         self.seen = lpad.db[SEEN]
         self.still: set[str] = set()
+        self.mine = project.project_id
 
     # -- watching -----------------------------------------------------------------------------------------
 
@@ -93,11 +94,13 @@ class _Sweeper:
 
         Nobody else's times count: the clocks of workers may be wrong.
         """
+        key = f"{self.mine}/{key}"
         self.still.add(key)
         now = self.clock()
         known = self.seen.find_one({"_id": key})
         if known is None or known["looks"] != repr(looks):
-            self.seen.replace_one({"_id": key}, {"_id": key, "looks": repr(looks), "since": now}, upsert=True)
+            note = {"_id": key, "project_id": self.mine, "looks": repr(looks), "since": now}
+            self.seen.replace_one({"_id": key}, note, upsert=True)
             known = {"since": now}
         if now - known["since"] >= seconds:
             return True
@@ -105,8 +108,8 @@ class _Sweeper:
         return False
 
     def forget(self) -> None:
-        """Drop what does not look wrong any more."""
-        self.seen.delete_many({"_id": {"$nin": sorted(self.still)}})
+        """Drop what does not look wrong any more; the notes of other projects stay."""
+        self.seen.delete_many({"project_id": self.mine, "_id": {"$nin": sorted(self.still)}})
 
     def found(self, kind: str, what: str, cure: str, action: Callable[[], Any], fw_id: int | None = None) -> None:
         if not self.dry_run:
@@ -132,7 +135,7 @@ class _Sweeper:
         return self.report
 
     def _ours(self, state: str) -> Iterator[dict]:
-        criteria = {"state": state, "spec.foundry.project_id": self.project.project_id}
+        criteria = {"state": state, "spec.foundry.project_id": self.mine}
         fields = ["fw_id", "name", "spec.foundry", "launches", "updated_on"]
         yield from list(self.lpad.fireworks.find(criteria, fields))
 
@@ -141,7 +144,8 @@ class _Sweeper:
 
     def locks(self) -> None:
         """Find workflows that a process locked and never unlocked."""
-        for workflow in list(self.lpad.workflows.find({"locked": {"$exists": True}}, ["nodes", "name", "updated_on"])):
+        criteria = {"locked": {"$exists": True}, "metadata.foundry.project_id": self.mine}
+        for workflow in list(self.lpad.workflows.find(criteria, ["nodes", "name", "updated_on"])):
             node = workflow["nodes"][0]
             if not self.lasts(f"locked:{node}", workflow["updated_on"], self.stuck_after_s):
                 continue
@@ -160,9 +164,7 @@ class _Sweeper:
 
     def incomplete(self) -> None:
         """Find workflows whose submission was killed half-way."""
-        for workflow in self.lpad.workflows.find(
-            {"metadata.foundry.project_id": self.project.project_id}, ["nodes", "name"]
-        ):
+        for workflow in self.lpad.workflows.find({"metadata.foundry.project_id": self.mine}, ["nodes", "name"]):
             n_there = self.lpad.fireworks.count_documents({"fw_id": {"$in": workflow["nodes"]}})
             node = workflow["nodes"][0]
             if n_there < len(workflow["nodes"]) and self.lasts(f"incomplete:{node}", n_there, self.stuck_after_s):
@@ -314,7 +316,7 @@ class _Sweeper:
         criteria = {
             "state": "PAUSED",
             "spec.foundry.kind": "gate",
-            "spec.foundry.project_id": self.project.project_id,
+            "spec.foundry.project_id": self.mine,
         }
         ready = [
             gate["fw_id"]
@@ -326,7 +328,7 @@ class _Sweeper:
                 "gate",
                 f"{len(ready)} gate(s) wait for jobs that have all ended.",
                 "opened",
-                lambda: open_gates(self.lpad),
+                lambda: open_gates(self.lpad, project_id=self.mine),
                 ready[0],
             )
 
@@ -336,7 +338,7 @@ class _Sweeper:
             "state": "WAITING",
             "launches": [],
             "spec.foundry.attached": {"$exists": True},
-            "spec.foundry.project_id": self.project.project_id,
+            "spec.foundry.project_id": self.mine,
         }
         for fw in list(self.lpad.fireworks.find(criteria, ["fw_id", "name"])):
             fw_id = fw["fw_id"]
@@ -355,7 +357,8 @@ class _Sweeper:
         """Find results on disk of jobs whose completion is in the database."""
         for path in sorted(self.project.work_dir.glob(f"*/{RESULT_FILE}")):
             attempt = read_attempt(path.parent)
-            fw = self.lpad.fireworks.find_one({"fw_id": attempt.get("fw_id")}, ["state", "name"]) if attempt else None
+            ours = {"fw_id": attempt.get("fw_id"), "spec.foundry.project_id": self.mine}
+            fw = self.lpad.fireworks.find_one(ours, ["state", "name"]) if attempt else None
             if fw is None or fw["state"] != "COMPLETED":
                 continue
             if self.lasts(f"folder:{path.parent.name}", attempt.get("token"), self.stuck_after_s):

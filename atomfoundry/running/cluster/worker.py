@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from atomfoundry.deadline import must_stop, seconds_left, stop_requested, stop_signals
 from atomfoundry.results.project import PROJECT_VARIABLE, Project, use_project
+from atomfoundry.running.cluster.layout import jobs_of_project
 from atomfoundry.running.processes import THREAD_VARIABLES, host_name
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class WorkerOptions:
     """How a worker works."""
 
     categories: tuple[str, ...] = ()
-    """Categories of jobs that it takes; none: all."""
+    """Categories of jobs that it takes; none: all of the project."""
     name: str = ""
     """FireWorks' name of the worker; default the host's."""
     stay: bool = False
@@ -52,11 +53,13 @@ class WorkerOptions:
     """Run this one job only (what a reservation is for)."""
 
 
-def fworker_of(options: WorkerOptions) -> FWorker:
-    """Return FireWorks' description of a worker.
+def fworker_of(project: Project, options: WorkerOptions) -> FWorker:
+    """Return FireWorks' description of a worker: it takes jobs of its project, others of the database it leaves.
 
     Parameters
     ----------
+    project
+        Whose jobs it takes.
     options
         How it works.
     """
@@ -64,7 +67,7 @@ def fworker_of(options: WorkerOptions) -> FWorker:
 
     categories = list(options.categories)
     category = categories[0] if len(categories) == 1 else categories
-    return FWorker(name=options.name or host_name(), category=category or "")
+    return FWorker(name=options.name or host_name(), category=category or "", query=jobs_of_project(project.project_id))
 
 
 def work(
@@ -92,7 +95,7 @@ def work(
     from atomfoundry.running.cluster.patience import patiently
 
     lpad = launchpad or open_launchpad(project)
-    fworker = fworker_of(options)
+    fworker = fworker_of(project, options)
     before = Path.cwd()
     n_run, idle_since = 0, time.monotonic()
     project.work_dir.mkdir(exist_ok=True)

@@ -69,7 +69,8 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def cluster(project: Path) -> Path:
     """The cluster folder of a project on MongoDB, as it should be."""
-    (project / "project.json").write_text(json.dumps({"schema_version": 1, "database": "mongodb"}))
+    record = {"schema_version": 1, "database": "mongodb", "project_id": "p"}
+    (project / "project.json").write_text(json.dumps(record))
     folder = project / "cluster"
     folder.mkdir()
     write(

@@ -76,12 +76,14 @@ def launchpad(server, cluster, monkeypatch: pytest.MonkeyPatch):
     return made
 
 
-def add(launchpad, *names: str, **spec: object) -> list[int]:
+def add(launchpad, *names: str, project: str | None = "p", **spec: object) -> list[int]:
+    """Add a workflow of a project, or of none."""
     from fireworks import Firework, ScriptTask, Workflow
 
-    jobs = [Firework([ScriptTask(script="true")], spec=dict(spec), name=name) for name in names]
+    mark = {} if project is None else {"foundry": {"project_id": project}}
+    jobs = [Firework([ScriptTask(script="true")], spec={**mark, **spec}, name=name) for name in names]
     links = {jobs[number]: [jobs[number + 1]] for number in range(len(jobs) - 1)}
-    return sorted(launchpad.add_wf(Workflow(jobs, links)).values())
+    return sorted(launchpad.add_wf(Workflow(jobs, links, metadata=mark)).values())
 
 
 def start(launchpad, cluster: Path, host: str = "node1") -> int:
@@ -170,7 +172,10 @@ def test_no_launchpad_file(ask, cluster) -> None:
     assert "Write it in FireWorks' format" in found.cure
 
 
-@pytest.mark.parametrize(("version", "status"), [("4.0.28", "problem"), ("4.2.0", "ok"), ("7.0.5", "ok")])
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("4.0.28", "problem"), ("4.2.0", "warning"), ("6.0.19", "warning"), ("7.0.5", "ok"), ("8.0.4", "ok")],
+)
 def test_versions(one, cluster, server, monkeypatch: pytest.MonkeyPatch, version, status) -> None:
     told = {"version": version, "versionArray": [*map(int, version.split(".")), 0]}
     monkeypatch.setattr(type(server.client), "server_info", lambda self: told)
@@ -269,8 +274,11 @@ def test_a_client_with_and_without_login(server, cluster) -> None:
 
 
 def test_a_new_launchpad_is_well(ask, cluster, launchpad) -> None:
+    from atomfoundry.running.cluster.launchpad import FoundryLaunchPad
+
+    FoundryLaunchPad(name="foundry", strm_lvl="CRITICAL").ensure_indexes()
     add(launchpad, "a", _category="light")
-    names = ["mongodb-indexes", "mongodb-ids", "categories", "fizzled", "spec-credentials"]
+    names = ["mongodb-indexes", "mongodb-owner", "mongodb-ids", "categories", "fizzled", "spec-credentials"]
     names += ["heartbeats", "reservations", "locks"]
     assert [each.status for name in names for each in ask(name, cluster.parent)] == ["ok"] * len(names)
 
@@ -298,6 +306,69 @@ def test_an_index_of_ids_that_is_not_unique(one, cluster, launchpad) -> None:
     found = one("mongodb-indexes", cluster.parent)
     assert "fireworks.fw_id are not unique" in found.message
     assert found.cure.startswith("mongosh foundry: db.fireworks.dropIndex({fw_id: 1}); then python -c")
+
+
+def test_the_index_that_guards_against_doubled_workflows(ask, one, cluster, launchpad) -> None:
+    from atomfoundry.running.cluster.launchpad import FoundryLaunchPad
+
+    FoundryLaunchPad(name="foundry", strm_lvl="CRITICAL").ensure_indexes()
+    launchpad.workflows.drop_index("metadata.foundry.part_1")
+    assert one("mongodb-indexes", cluster.parent).status == "ok"  # the first 'atomfoundry submit' makes it
+    add(launchpad, "a")
+    found = one("mongodb-indexes", cluster.parent)
+    assert found.status == "problem"
+    assert "unique index of workflows.metadata.foundry.part is missing" in found.message
+    assert "ensure_indexes()" in found.cure
+    launchpad.workflows.create_index("metadata.foundry.part")
+    found = one("mongodb-indexes", cluster.parent)
+    assert found.details["indexes"] == ["workflows.metadata.foundry.part"]
+    assert "db.workflows.dropIndex({'metadata.foundry.part': 1}); then python -c" in found.cure
+    launchpad.workflows.drop_index("metadata.foundry.part_1")
+    FoundryLaunchPad(name="foundry", strm_lvl="CRITICAL").ensure_indexes()
+    launchpad.fireworks.drop_index("spec.foundry.project_id_1_state_1_spec._category_1_spec._priority_-1")
+    assert one("mongodb-indexes", cluster.parent).details["missing"] == ["fireworks.spec.foundry.project_id"]
+
+
+def test_whose_results(one, cluster, launchpad) -> None:
+    from atomfoundry.results.ownership import claim_results
+
+    assert one("mongodb-owner", cluster.parent).message == "No results in 'foundry' yet"
+    claim_results(launchpad.db, "other", "here")
+    found = one("mongodb-owner", cluster.parent)
+    assert found.status == "problem"
+    assert "results of another project (other)" in found.message
+    assert "--database-name NAME" in found.cure
+    launchpad.db.foundry_owner.drop()
+    claim_results(launchpad.db, "p", "here")
+    assert one("mongodb-owner", cluster.parent).message == "The results in 'foundry' are this project's"
+
+
+def test_other_projects_in_the_database(one, cluster, launchpad) -> None:
+    """Nothing that is wrong with their jobs is a finding here, and none of their workers takes ours."""
+    from fireworks import FWorker
+
+    add(launchpad, "ready", project="q", _category="gpu")
+    silent, failed, reserved = (add(launchpad, name, project="q")[0] for name in ("silent", "failed", "reserved"))
+    theirs = FWorker(name="node7", category="gpu", query={"spec.foundry.project_id": "q"})
+    _, number = launchpad.checkout_fw(theirs, str(cluster), host="node7", fw_id=silent)
+    launchpad.ping_launch(number, ptime=datetime.now(UTC) - timedelta(hours=9))
+    since = (datetime.now(UTC) - timedelta(hours=9)).isoformat()
+    launchpad.launches.update_one({"launch_id": number}, {"$set": {"state_history.0.created_on": since}})
+    launchpad.fireworks.update_one({"fw_id": failed}, {"$set": {"state": "FIZZLED"}})
+    old = {"state": "RESERVED", "updated_on": datetime.now(UTC) - timedelta(hours=9)}
+    launchpad.fireworks.update_one({"fw_id": reserved}, {"$set": old})
+    launchpad.fireworks.update_one({"fw_id": failed}, {"$set": {"spec.store": {"password": "theirs"}}})
+    launchpad.workflows.update_one({"nodes": failed}, {"$set": {"locked": True}})
+    names = ("categories", "fizzled", "spec-credentials", "heartbeats", "reservations", "locks")
+    assert {name: one(name, cluster.parent).status for name in names} == dict.fromkeys(names, "ok")
+    assert one("shared-folder", cluster.parent).status == "skipped"
+    add(launchpad, "ours", _category="gpu")
+    launchpad.checkout_fw(theirs, str(cluster))
+    assert one("categories", cluster.parent).status == "problem"
+    add(launchpad, "ours, which runs", _category="gpu", _priority=9)
+    ours = FWorker(name="node7", category="gpu", query={"spec.foundry.project_id": "p"})
+    launchpad.checkout_fw(ours, str(cluster))
+    assert one("categories", cluster.parent).status == "ok"
 
 
 def test_nothing_submitted_yet(one, cluster, server) -> None:
@@ -422,14 +493,16 @@ def test_a_job_without_a_heartbeat(one, cluster, launchpad) -> None:
 
 
 def test_how_long_a_job_may_be_silent_is_fireworks_setting(one, cluster, launchpad) -> None:
-    add(launchpad, "a")
+    add(launchpad, "a", project=None)
     number = start(launchpad, cluster)
     launchpad.ping_launch(number, ptime=datetime.now(UTC) - timedelta(hours=2))
     (cluster / "FW_config.yaml").write_text("RUN_EXPIRATION_SECS: 14400\n")
     assert one("heartbeats", cluster.parent).status == "ok"
     (cluster / "FW_config.yaml").unlink()  # FireWorks' own default is 4 h as well
     assert one("heartbeats", cluster.parent).status == "ok"
-    launchpad.fireworks.update_many({}, {"$set": {"spec.foundry": {"uuid": "u"}}})  # ours is heard of every minute
+    launchpad.fireworks.update_many(
+        {}, {"$set": {"spec.foundry": {"project_id": "p"}}}
+    )  # ours is heard of every minute
     assert one("heartbeats", cluster.parent).status == "warning"
 
 
@@ -509,7 +582,7 @@ def test_launches_of_reservations_tell_no_worker_s_clock(one, cluster, launchpad
 
 
 def running_elsewhere(launchpad, cluster: Path, minutes: float = 10) -> None:
-    add(launchpad, "a", foundry={"uuid": "abc", "index": 2})
+    add(launchpad, "a", foundry={"project_id": "p", "uuid": "abc", "index": 2})
     number = start(launchpad, cluster, host="node9")
     since = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
     launchpad.launches.update_one({"launch_id": number}, {"$set": {"state_history.0.created_on": since}})
@@ -544,7 +617,8 @@ def test_the_command_on_fireworks_database_in_a_file(cluster, tmp_path) -> None:
         "from fireworks import LaunchPad, Firework, ScriptTask\n"
         "pad = LaunchPad(host='db.example', name='foundry', strm_lvl='CRITICAL')\n"
         "pad.reset('', require_password=False)\n"
-        "pad.add_wf(Firework([ScriptTask(script='true')], spec={'_category': 'gpu'}, name='train'))\n"
+        "mark = {'project_id': 'p'}\n"
+        "pad.add_wf(Firework([ScriptTask(script='true')], spec={'_category': 'gpu', 'foundry': mark}, name='train'))\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path, capture_output=True)
     words = ["-m", "atomfoundry.cli.main", "doctor", "--project", str(cluster.parent), "--only", "database"]

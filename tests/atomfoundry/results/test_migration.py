@@ -165,9 +165,10 @@ def test_altered_artifacts_are_found(tmp_path, source, connection):
         migrate(source, tmp_path / "t", connection=connection)
 
 
-def test_command_line(tmp_path, source, connection):
+@pytest.mark.parametrize("command", [["migrate"], ["results", "migrate"]])
+def test_command_line(tmp_path, source, connection, command):
     file = connection.save(tmp_path / "my_launchpad.yaml")
-    arguments = ["migrate", str(source.path), str(tmp_path / "t"), "--launchpad", str(file)]
+    arguments = [*command, str(source.path), str(tmp_path / "t"), "--launchpad", str(file)]
     result = CliRunner().invoke(app, [*arguments, "--to", "mongodb", "--json"], catch_exceptions=False)
     report = json.loads(result.output)
     assert (report["target_database"], report["artifacts"]) == ("mongodb", 2)

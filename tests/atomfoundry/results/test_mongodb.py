@@ -254,7 +254,7 @@ def test_project_on_mongodb(tmp_path, mock):
     assert not project.database_path.exists()
     with pytest.raises(ProjectError, match="in mongodb, not in sqlite"):
         Project.open_or_create(tmp_path / "p", database="sqlite")
-    assert set(project.mongodb().database().list_collection_names()) == {"outputs", "labels"}
+    assert set(project.mongodb().database().list_collection_names()) == {"outputs", "labels", "foundry_owner"}
 
 
 def test_what_cannot_be_a_project(tmp_path):

@@ -20,6 +20,7 @@ from fireworks.core.launchpad import LaunchPad
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from jobflow import JobStore
 
+from atomfoundry.results import Project
 from atomfoundry.running.cluster.answers import ClusterAnswers
 from atomfoundry.running.cluster.initialise import cluster_files, init_cluster, write_cluster
 from atomfoundry.running.cluster.layout import ClusterLayout
@@ -60,7 +61,7 @@ def test_fireworks_reads_the_launchpad(tmp_path, arguments, monkeypatch):
     layout = make(tmp_path / "p", tls=True, tls_ca_file=authority, replica_set="rs0", auth_source="admin")
     monkeypatch.setattr(pymongo.client_options, "get_ssl_context", lambda *args, **kwargs: None)
     launchpad = LaunchPad.from_file(str(layout.launchpad))
-    assert (launchpad.host, launchpad.port, launchpad.name) == ("db.internal", 27017, "atomfoundry")
+    assert (launchpad.host, launchpad.port, launchpad.name) == ("db.internal", 27017, "atomfoundry_p")
     assert (launchpad.username, launchpad.password, launchpad.authsource) == ("atomfoundry", SECRET, "admin")
     assert "spec.foundry.uuid" in launchpad.user_indices
     assert arguments["tls"] is True
@@ -73,8 +74,8 @@ def test_fireworks_reads_the_launchpad(tmp_path, arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("host", "source"),
     [
-        ("mongodb://a:1,b:2/?replicaSet=rs0", "atomfoundry"),
-        ("mongodb://a", "atomfoundry"),
+        ("mongodb://a:1,b:2/?replicaSet=rs0", "atomfoundry_p"),
+        ("mongodb://a", "atomfoundry_p"),
         ("mongodb://a/other?tls=false", "admin"),
     ],
 )
@@ -100,20 +101,27 @@ def test_jobflow_reads_its_store(tmp_path):
     assert (docs.host, docs.port, docs.database, docs.collection_name) == (
         "db.internal",
         27017,
-        "atomfoundry",
+        "atomfoundry_p",
         "outputs",
     )
-    assert (docs.username, docs.password, docs.auth_source) == ("atomfoundry", SECRET, "atomfoundry")
+    assert (docs.username, docs.password, docs.auth_source) == ("atomfoundry", SECRET, "atomfoundry_p")
 
 
 def test_fireworks_reads_its_settings(tmp_path):
     layout = make(tmp_path / "p")
-    script = "import fireworks.fw_config as c, json; print(json.dumps([c.PING_TIME_SECS, c.LAUNCHPAD_LOC, c.SORT_FWS]))"
+    script = (
+        "import fireworks.fw_config as c, json; from fireworks.core.fworker import FWorker\n"
+        "print(json.dumps([c.PING_TIME_SECS, c.LAUNCHPAD_LOC, c.SORT_FWS, FWorker.auto_load().query]))"
+    )
     environment = {**os.environ, "FW_CONFIG_FILE": str(layout.fireworks), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [60, str(layout.launchpad), "FIFO"]
+    *values, query = json.loads(done.stdout.splitlines()[-1])
+    assert values == [60, str(layout.launchpad), "FIFO"]
+    # a bare 'rlaunch' takes jobs of this project alone, of any category
+    assert query["spec.foundry.project_id"] == Project.open(tmp_path / "p").project_id
+    assert "spec._category" not in query
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
@@ -123,6 +131,7 @@ def test_fireworks_reads_workers_and_adapters(tmp_path, scheduler):
         worker = FWorker.from_file(str(layout.fworker(name)))
         assert worker.category == name
         assert worker.query["spec._category"] == name
+        assert worker.query["spec.foundry.project_id"] == Project.open(tmp_path / "p").project_id
         adapter = CommonAdapter.from_file(str(layout.qadapter(name)))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -216,10 +225,12 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     add = (
         "import sys; from fireworks import Firework, LaunchPad, ScriptTask\n"
         "lpad = LaunchPad.from_file(sys.argv[1]); lpad.reset('', require_password=False)\n"
-        "spec = {'_category': 'gpu', '_queueadapter': {'walltime': '00:07:00'}}\n"
+        "spec = {'_category': 'gpu', 'foundry': {'project_id': sys.argv[2]}}\n"
+        "spec['_queueadapter'] = {'walltime': '00:07:00'}\n"
         "lpad.add_wf(Firework(ScriptTask.from_str('true'), spec=spec))\n"
     )
-    subprocess.run([sys.executable, "-c", add, str(layout.launchpad)], env=environment, cwd=tmp_path, check=True)
+    mine = Project.open(tmp_path / "p").project_id
+    subprocess.run([sys.executable, "-c", add, str(layout.launchpad), mine], env=environment, cwd=tmp_path, check=True)
     first = ["--reserve"] if reserve else []
     for profile, options in (("light", first), ("gpu", [*first, "--nlaunches", "1"])):
         done = subprocess.run(
@@ -261,10 +272,15 @@ def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
     add = (
         "import sys; from fireworks import Firework, LaunchPad, ScriptTask\n"
         "lpad = LaunchPad.from_file(sys.argv[1]); lpad.reset('', require_password=False)\n"
+        "spec = {'_category': 'md', 'foundry': {'project_id': sys.argv[2]}}\n"
         f"for _ in range({n_jobs}):\n"
-        "    lpad.add_wf(Firework(ScriptTask.from_str('true'), spec={'_category': 'md'}))\n"
+        "    lpad.add_wf(Firework(ScriptTask.from_str('true'), spec=spec))\n"
+        "spec['foundry'] = {'project_id': 'another'}  # jobs of other projects need none of our workers\n"
+        "for _ in range(20):\n"
+        "    lpad.add_wf(Firework(ScriptTask.from_str('true'), spec=spec))\n"
     )
-    subprocess.run([sys.executable, "-c", add, str(layout.launchpad)], env=environment, cwd=tmp_path, check=True)
+    mine = Project.open(tmp_path / "p").project_id
+    subprocess.run([sys.executable, "-c", add, str(layout.launchpad), mine], env=environment, cwd=tmp_path, check=True)
     words = ["bash", "-c", f'PATH="{tools}:$PATH"; source "$0" "$@"', str(layout.launch_script), "md"]
     for _ in range(2):  # the second launcher knows of the first one's workers
         done = subprocess.run(
@@ -335,9 +351,9 @@ def test_users_are_made_without_docker(tmp_path, monkeypatch):
     admin = values["MONGO_INITDB_ROOT_PASSWORD"]
     address = ("127.0.0.1", 27018)
     assert first == ("admin", (address, None, None), ("createUser", "admin"), {"pwd": admin, "roles": ["root"]})
-    assert second[:2] == ("atomfoundry", (address, "admin", admin))
+    assert second[:2] == ("atomfoundry_p", (address, "admin", admin))
     assert second[3]["pwd"] == yaml.safe_load(layout.launchpad.read_text())["password"]
-    assert second[3]["roles"] == [{"role": "readWrite", "db": "atomfoundry"}]
+    assert second[3]["roles"] == [{"role": "readWrite", "db": "atomfoundry_p"}]
 
 
 def test_backup_and_restore(tmp_path, monkeypatch):
@@ -369,8 +385,8 @@ def test_backup_and_restore(tmp_path, monkeypatch):
     words = asked.read_text()
     assert admin not in words
     assert (tmp_path / "told").read_text() == f"password: {admin}\n" * 2
-    assert "--db atomfoundry --gzip --archive" in words
-    assert "--nsInclude atomfoundry.* --drop --gzip --archive" in words
+    assert "--db atomfoundry_p --gzip --archive" in words
+    assert "--nsInclude atomfoundry_p.* --drop --gzip --archive" in words
     # a dump that fails leaves nothing that looks like a backup
     archive.unlink()
     monkeypatch.setenv("FAIL", "3")
@@ -389,11 +405,12 @@ def test_variables_of_the_mock_database_reach_workers(tmp_path, monkeypatch):
 
 def test_nothing_is_written_by_cluster_files(tmp_path):
     layout = ClusterLayout(tmp_path / "p")
-    assert cluster_files(layout, ClusterAnswers.check(SLURM), password=None)
+    assert cluster_files(layout, ClusterAnswers.check(SLURM), password=None, project_id="a-b")
     assert not layout.project_path.exists()
 
 
 def test_no_authentication(tmp_path, arguments):
+    Project.open_or_create(tmp_path / "p", "mongodb")
     done = write_cluster(tmp_path / "p", ClusterAnswers.check({**SLURM, "user": None}))
     layout = ClusterLayout(tmp_path / "p")
     assert layout.launchpad in {file.path for file in done}

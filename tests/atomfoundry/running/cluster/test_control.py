@@ -34,7 +34,7 @@ def test_a_failure_is_shown_and_retried(jobs, project, launchpad, tmp_path, size
     assert failure.host
     assert failure.folder.is_dir()
     path.write_text("")
-    assert retry_run(launchpad, submission.run_id) >= 1
+    assert retry_run(launchpad, submission.run_id, project.project_id) >= 1
     work(project, NOW, launchpad=launchpad)
     assert the_run(launchpad, project).states == {"COMPLETED": 3}
     assert project.job_store().get_output(submission.uuid_of(grandchild)) == 3
@@ -51,7 +51,7 @@ def test_a_fan_with_failures_is_collected_and_again_after_a_retry(jobs, project,
     assert run.states == {"COMPLETED": 5, "FAILED": 1}
     assert project.job_store().get_output(submission.uuid_of(last)) == [1, 2, 3, 4, None]
     path.write_text("")
-    assert retry_run(launchpad, submission.run_id) == 1
+    assert retry_run(launchpad, submission.run_id, project.project_id) == 1
     work(project, NOW, launchpad=launchpad)
     assert the_run(launchpad, project).states == {"COMPLETED": 6}
     assert project.job_store().get_output(submission.uuid_of(last)) == [1, 2, 3, 4, 1]
@@ -64,10 +64,10 @@ def test_cancel_and_retry(jobs, project, launchpad, size):
     flow = Flow([first, jobs.add(first.output, 1), jobs.add(2, 2)])
     submission = submit(flow, project=project, launchpad=launchpad, workflow_size=size)
     work(project, WorkerOptions(max_jobs=1), launchpad=launchpad)
-    assert cancel_run(launchpad, submission.run_id) == 2
+    assert cancel_run(launchpad, submission.run_id, project.project_id) == 2
     assert the_run(launchpad, project).states == {"COMPLETED": 1, "CANCELLED": 2}
     assert work(project, NOW, launchpad=launchpad) == 0
-    assert retry_run(launchpad, submission.run_id) >= 2
+    assert retry_run(launchpad, submission.run_id, project.project_id) >= 2
     work(project, NOW, launchpad=launchpad)
     assert the_run(launchpad, project).states == {"COMPLETED": 3}
 

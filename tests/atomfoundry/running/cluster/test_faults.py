@@ -381,7 +381,7 @@ def test_a_job_that_another_living_process_runs_is_not_begun(jobs, project, laun
     finally:
         other.kill()
         other.wait()
-    retry_run(launchpad, run.run_id)
+    retry_run(launchpad, run.run_id, project.project_id)
     work(project, NOW, launchpad=launchpad)
     assert states(launchpad, project) == {"COMPLETED": 1}
 
@@ -394,7 +394,7 @@ def test_a_failed_job_is_retried_by_another_while_its_first_worker_lives_on(
     work(project, NOW, launchpad=shared_launchpad)
     assert states(shared_launchpad, project) == {"FAILED": 1}
     path.write_text("")
-    retry_run(shared_launchpad, submission.run_id)
+    retry_run(shared_launchpad, submission.run_id, project.project_id)
     assert start_worker("--idle", "0").wait(60) == 0
     assert states(shared_launchpad, project) == {"COMPLETED": 1}
 
@@ -409,7 +409,7 @@ def test_a_reported_result_is_not_delivered_again(jobs, project, launchpad, monk
     work(project, NOW, launchpad=launchpad)
     assert list(project.work_dir.glob("*/result.json"))
     path.write_text("")
-    retry_run(launchpad, submission.run_id)
+    retry_run(launchpad, submission.run_id, project.project_id)
     work(project, NOW, launchpad=launchpad)
     assert project.job_store().get_output(submission.uuid_of(last)) == [2, 1]
 
@@ -453,17 +453,25 @@ def test_disk_full(jobs, project, launchpad, monkeypatch):
     (run,) = cluster_runs(launchpad, project)
     assert "No space left on device" in run.failures[0].message
     assert documents(project) == []
-    retry_run(launchpad, run.run_id)
+    retry_run(launchpad, run.run_id, project.project_id)
     work(project, NOW, launchpad=launchpad)
     assert states(launchpad, project) == {"COMPLETED": 1}
 
 
-def test_a_worker_of_another_project_refuses(jobs, project, launchpad, tmp_path):
-    from atomfoundry.results import Project
+def test_a_worker_of_another_project_refuses(jobs, project, launchpad, tmp_path, monkeypatch):
+    """It asks for its own project's jobs alone; FireWorks' own worker without a FWorker file takes whatever waits."""
+    from fireworks.core.fworker import FWorker
+    from fireworks.core.rocket_launcher import launch_rocket
+
+    from atomfoundry.results import Project, use_project
 
     submit(jobs.add(1), project=project, launchpad=launchpad)
     other = Project.open_or_create(tmp_path / "other")
-    work(other, NOW, launchpad=launchpad)
+    assert work(other, NOW, launchpad=launchpad) == 0
+    assert states(launchpad, project) == {"READY": 1}
+    monkeypatch.chdir(tmp_path)
+    with use_project(other):
+        launch_rocket(launchpad, FWorker(), strm_lvl="WARNING")
     (run,) = cluster_runs(launchpad, project)
     assert "belongs to another project" in run.failures[0].message
 

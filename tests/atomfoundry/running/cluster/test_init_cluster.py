@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -38,6 +39,33 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("silicon", "atomfoundry_silicon"),
+        ("Silicon-2 (new)", "atomfoundry_silicon_2_new"),
+        ("_-", "atomfoundry_project"),
+        ("硅", "atomfoundry_project"),
+        ("a" * 26, "atomfoundry_" + "a" * 26),
+        ("a" * 27, f"atomfoundry_{'a' * 17}_{hashlib.sha256(b'a' * 27).hexdigest()[:8]}"),
+    ],
+)
+def test_each_project_has_a_database_of_its_own(tmp_path, folder, name):
+    """No character that MongoDB refuses, no name that differs in case alone, at most 38 bytes."""
+    layout = ClusterLayout(tmp_path / folder)
+    assert layout.database_name == name
+    assert len(name.encode()) <= 38
+    setup = init_cluster(tmp_path / folder, password=SECRET, **ANSWERS)
+    assert yaml.safe_load(layout.launchpad.read_text())["name"] == setup.answers.database_name == name
+
+
+def test_the_name_of_the_database_stays(tmp_path):
+    """Also where the folder is renamed."""
+    init_cluster(tmp_path / "p", password=SECRET, **ANSWERS)
+    (tmp_path / "p").rename(tmp_path / "q")
+    assert init_cluster(tmp_path / "q", force=True).answers.database_name == "atomfoundry_p"
 
 
 def test_a_new_folder_becomes_a_project(tmp_path):
@@ -159,7 +187,7 @@ def test_generated_passwords_survive_an_interruption(tmp_path, monkeypatch):
     assert yaml.safe_load(layout.launchpad.read_text())["password"] == values["ATOMFOUNDRY_PASSWORD"]
     assert len(values["ATOMFOUNDRY_PASSWORD"]) >= 40
     assert values["MONGO_INITDB_ROOT_PASSWORD"] != values["ATOMFOUNDRY_PASSWORD"]
-    assert values["ATOMFOUNDRY_DATABASE"] == "atomfoundry"
+    assert values["ATOMFOUNDRY_DATABASE"] == "atomfoundry_p"
     assert {file.action for file in init_cluster(setup.project).files} == {"unchanged"}
 
 

@@ -142,6 +142,18 @@ def test_bad_files(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
+def test_two_profiles_of_one_category(tmp_path):
+    """Each one's launcher would send allocations for the same jobs."""
+    text = "profiles:\n  long: {category: dft, cores: 2}\n"
+    with pytest.raises(ConfigurationError, match=r"'dft' and 'long' have the same category 'dft'") as caught:
+        Profiles.load(write(tmp_path, text))
+    assert "queue: first,second" in caught.value.remedy
+    assert "profiles.yaml" in caught.value.message
+    swapped = Profiles({"dft": {"category": "labels"}, "long": {"category": "dft"}})
+    assert swapped["long"].category == "dft"
+    assert Profiles({"dft": {"queue": "cpu,long"}})["dft"].queue == "cpu,long"
+
+
 def test_unknown_profile_and_scheduler():
     with pytest.raises(ConfigurationError, match="Did you mean 'light'"):
         Profiles().for_job("x", "ligth")
