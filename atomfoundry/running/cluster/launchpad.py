@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 ENDED_PARTS = "foundry_ended_parts"
 """Collection of the parts of flows whose jobs have all ended."""
+ANSWER_S = 10.0
+"""How long what a person asked for waits for a sign of life of the database."""
 
 
 class FoundryLaunchPad(LaunchPad):
@@ -214,7 +216,7 @@ def _renumber(workflow: Workflow, first: int) -> None:
     workflow.updated_on = datetime.now(UTC)
 
 
-def open_launchpad(project: Project) -> FoundryLaunchPad:
+def open_launchpad(project: Project, *, patient: bool = True) -> FoundryLaunchPad:
     """Open the LaunchPad of a project.
 
     Parameters
@@ -222,11 +224,14 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
     project
         A project with ``cluster/my_launchpad.yaml``; in FireWorks' mongomock mode (``MONGOMOCK_SERVERSTORE_FILE``)
         the file may be missing.
+    patient
+        Whether a database that is away is waited for (300 s for each request, as workers do). Otherwise it has to
+        give a sign of life within ``ANSWER_S`` now; later requests wait as those of workers do.
 
     Raises
     ------
     ProjectError
-        If the project has no LaunchPad, or its file is wrong.
+        If the project has no LaunchPad, or its file is wrong, or the database does not answer in time.
     """
     configure_fireworks(project)
     path = project.launchpad_path
@@ -237,5 +242,8 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
             f"{project.path} has no LaunchPad ({path.relative_to(project.path)} is missing).",
             remedy=f"Make it with 'atomfoundry init cluster {project.path}'.",
         )
-    arguments = MongoConnection.load(path).launchpad_arguments()
+    connection = MongoConnection.load(path)
+    if not patient:
+        connection.check(timeout_s=ANSWER_S)
+    arguments = connection.launchpad_arguments()
     return FoundryLaunchPad(**{**arguments, "strm_lvl": arguments.get("strm_lvl") or "WARNING"})

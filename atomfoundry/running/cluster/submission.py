@@ -86,7 +86,7 @@ def submit(
     InputError
         If the flow cannot be run, or jobs use functions of the calling script.
     ProjectError
-        If the project has no LaunchPad.
+        If the project has no LaunchPad, or its database does not answer within 10 s.
     ConfigurationError
         If a job asks for a profile that does not exist.
     """
@@ -103,7 +103,7 @@ def submit(
                 f"Job '{entry.name}' uses a function or class of the script itself, which workers cannot import.",
                 remedy="Move it into a module that is installed where the workers run.",
             )
-    lpad = launchpad or open_launchpad(opened)
+    lpad = launchpad or open_launchpad(opened, patient=False)
     lpad.ensure_indexes()
     converter = Converter.of_project(
         opened, run_id=prepared.run_id, run_name=prepared.name, size=workflow_size, metadata=dict(metadata or {})
