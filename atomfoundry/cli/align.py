@@ -59,6 +59,7 @@ def align_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put datasets of several levels of theory on the energy scale of one (Total Energy Alignment)."""
+    from rich.markup import escape
     from rich.progress import track
 
     from atomfoundry.alignment import align_dataset, fit_datasets, molecule_key
@@ -93,7 +94,8 @@ def align_command(
             continue
         alignment = alignments[dataset.level.id]
         name = f"{number + 1}-{dataset.path.name}" if len(datasets) > 1 else dataset.path.name
-        watch = partial(track, description=name, total=len(dataset), console=errors, transient=True, disable=as_json)
+        shown = escape(name)
+        watch = partial(track, description=shown, total=len(dataset), console=errors, transient=True, disable=as_json)
         aligned, left_out = align_dataset(dataset, alignment, output / name, leave_out=leave_out, watch=watch)
         documents.append(_document(alignment, output / f"{name}.alignment.json", aligned, left_out))
     report = output / "report.html"

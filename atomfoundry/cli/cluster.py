@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atomfoundry.cli.console import console, print_json
+from atomfoundry.cli.console import coloured, console, print_json
 from atomfoundry.cli.run import JsonOption, ProjectOption, find_project, flow_maker
 from atomfoundry.errors import InputError
 
@@ -119,7 +119,7 @@ def sweep_command(
         print_json(report.as_dict())
         return
     for finding in report.findings:
-        console.print(f"[bold]{finding.kind}[/]  {finding.what}", highlight=False, soft_wrap=True)
+        console.print(coloured((finding.kind, "bold"), f"  {finding.what}"), highlight=False, soft_wrap=True)
         console.print(f"      {finding.cure}", highlight=False, soft_wrap=True)
     watched = f", {report.n_watched} being watched" if report.n_watched else ""
     found = f"{len(report.findings)} findings" if report.findings else "Nothing to mend"

@@ -13,7 +13,7 @@ from atomfoundry.cli.console import errors
 @contextmanager
 def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show how much is done; gives the function that adds to it."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), console=errors, disable=not errors.is_terminal, transient=True
     ) as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomfoundry.cli.console import console, print_json
+from atomfoundry.cli.console import coloured, console, print_json
 from atomfoundry.cli.run import JsonOption, find_project
 from atomfoundry.errors import InputError
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from atomfoundry.doctor import DoctorReport, Finding
 
 SIGNS = {
-    "ok": "[green]ok[/]",
-    "warning": "[yellow]warning[/]",
-    "problem": "[bold red]problem[/]",
-    "skipped": "[dim]-[/]",
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "problem": ("problem", "bold red"),
+    "skipped": ("-", "dim"),
 }
 
 
@@ -65,7 +65,7 @@ def _print(report: DoctorReport) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
     for finding in report.findings:
-        table.add_row(finding.check, SIGNS[finding.status], _plain(finding.message))
+        table.add_row(finding.check, coloured(SIGNS[finding.status]), finding.message)
     console.print(table, highlight=False)
     _print_cures("What to do", [*report.of("problem"), *report.of("warning")])
     _print_cures("Only if you need it", report.of("skipped"))
@@ -83,14 +83,10 @@ def _print_cures(title: str, findings: list[Finding]) -> None:
     """Print cures, each on a line that is not folded, so that it can be copied."""
     cures = {(finding.check, finding.cure): None for finding in findings if finding.cure}
     if cures:
-        console.print(f"\n[bold]{title}[/]", highlight=False)
+        console.print(coloured("\n", (title, "bold")), highlight=False)
     for name, cure in cures:
-        console.print(f"[cyan]{name}:[/] {_plain(str(cure))}", highlight=False, soft_wrap=True)
+        console.print(coloured((f"{name}:", "cyan"), f" {cure}"), highlight=False, soft_wrap=True)
 
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

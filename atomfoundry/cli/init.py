@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atomfoundry.cli.console import console, print_json
+from atomfoundry.cli.console import coloured, console, print_json
 from atomfoundry.errors import InputError
 
 app = typer.Typer(help="Make a project ready.", no_args_is_help=True)
@@ -96,12 +96,12 @@ def init_cluster_command(
     for action in ("written", "unchanged", "kept"):
         names = [str(file.path.relative_to(setup.folder)) for file in setup.files if file.action == action]
         if names:
-            console.print(f"[bold]{action}[/] {', '.join(names)}", highlight=False)
+            console.print(coloured((action, "bold"), f" {', '.join(names)}"), highlight=False)
     for note in setup.notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+        console.print(coloured(("note", "yellow"), f" {note}"), highlight=False, soft_wrap=True)
     console.print("Next:", highlight=False)
     for command in setup.next_commands:
-        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
 def _complete(answers: dict[str, Any], folder: Path, *, terminal: bool) -> None:

@@ -91,6 +91,13 @@ def main() -> None:
     except AtomfoundryError as error:
         fail(error)
         sys.exit(1)
+    except Exception as error:
+        from atomfoundry.results.mongodb import database_trouble
+
+        if (trouble := database_trouble(error)) is None:
+            raise
+        fail(trouble)
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("Stopped. The same command resumes.")
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomfoundry.cli.console import console, print_json, print_table
+from atomfoundry.cli.console import coloured, console, print_json, print_table
 from atomfoundry.cli.run import JsonOption, ProjectOption, find_project
 from atomfoundry.errors import InputError
 
@@ -109,7 +109,7 @@ def _print_summary(graph: LineageGraph) -> None:
     }
     for name, text in lines.items():
         if text:
-            console.print(f"{name + ':':<10} {text}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{name + ':':<10} {text}", highlight=False, soft_wrap=True)
 
 
 def withdraw_command(
@@ -193,4 +193,4 @@ def _write_crate(graph: LineageGraph, database: ResultsDB, project: Project, out
         f"Wrote {output} ({_number(written.n_files, 'artifact')}, {_number(written.n_actions, 'job')})", highlight=False
     )
     for missing in written.missing:
-        console.print(f"[yellow]missing[/] {missing}", highlight=False)
+        console.print(coloured(("missing", "yellow"), f" {missing}"), highlight=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomfoundry.cli.console import console, print_json, print_table
+from atomfoundry.cli.console import coloured, console, print_json, print_table
 from atomfoundry.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,17 +91,19 @@ def status_command(project: ProjectOption = None, as_json: JsonOption = False) -
         return
     for run in report.runs:
         counts = ", ".join(f"{n} {state.lower()}" for state, n in run.states.items())
-        console.print(f"[bold]{run.name}[/]  {counts}", highlight=False)
+        counts = counts or "no jobs: its submission did not come to its end; submit it again"
+        console.print(coloured((run.name, "bold"), f"  {counts}"), highlight=False, soft_wrap=True)
         print_table(
             ["stage", "done", "of", "failed", "running"],
             [[s.name, s.completed, s.total, s.failed, s.running] for s in run.stages],
         )
         for failure in run.failures:
-            console.print(f"[red]failed[/] {failure.name}: {failure.message}", highlight=False, soft_wrap=True)
+            said = coloured(("failed", "red"), f" {failure.name}: {failure.message}")
+            console.print(said, highlight=False, soft_wrap=True)
             where = f"{failure.folder} on {failure.host}" if failure.host else str(failure.folder)
             console.print(f"       folder {where}", highlight=False, soft_wrap=True)
             for line in failure.log.splitlines():
-                console.print(f"       | {line}", highlight=False, soft_wrap=True, markup=False)
+                console.print(f"       | {line}", highlight=False, soft_wrap=True)
         if run.failures:
             console.print("       Mend the cause, then: atomfoundry retry", highlight=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomfoundry.cli.console import console, print_table
+from atomfoundry.cli.console import coloured, console, print_table
 
 if TYPE_CHECKING:
     from atomfoundry.running import RunResult
@@ -53,26 +53,34 @@ def print_summary(summary: dict[str, Any]) -> None:
     elif summary["ok"]:
         reused = f" ({summary['reused']} were done before)" if summary["reused"] else ""
         console.print(
-            f"[bold green]Done[/]: {summary['completed']} jobs in {summary['wall_time_s']:.0f} s{reused}.",
+            coloured(
+                ("Done", "bold green"), f": {summary['completed']} jobs in {summary['wall_time_s']:.0f} s{reused}."
+            ),
             highlight=False,
         )
     elif summary["left"] and not summary["failed"]:
         console.print(
-            f"[bold]Stopped in time[/]: {summary['left']} jobs are left, {summary['completed'] + summary['reused']} "
-            "done. The same command goes on with them.",
+            coloured(
+                ("Stopped in time", "bold"),
+                f": {summary['left']} jobs are left, {summary['completed'] + summary['reused']} done. "
+                "The same command goes on with them.",
+            ),
             highlight=False,
             soft_wrap=True,
         )
     else:
         console.print(
-            f"[bold red]{summary['failed']} jobs failed[/], {summary['blocked']} wait for them, "
-            f"{summary['completed']} done. Mend the cause, then: atomfoundry retry --project {summary['project']}",
+            coloured(
+                (f"{summary['failed']} jobs failed", "bold red"),
+                f", {summary['blocked']} wait for them, {summary['completed']} done. "
+                f"Mend the cause, then: atomfoundry retry --project {summary['project']}",
+            ),
             highlight=False,
             soft_wrap=True,
         )
     for failure in summary["failures"]:
-        console.print(f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True, markup=False)
-        console.print(f"    folder {failure['folder']}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {failure['name']}: {failure['message']}", highlight=False, soft_wrap=True)
+        console.print(f"    folder {failure['folder']}", highlight=False, soft_wrap=True)
     counts = summary.get("labels") or {}
     if counts.get("failed"):
         console.print(
@@ -82,12 +90,14 @@ def print_summary(summary: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     if summary.get("targets"):
-        words = {True: "[green]reached[/]", False: "[red]missed[/]", None: "not measured"}
+        words = {True: ("reached", "green"), False: ("missed", "red"), None: ("not measured", "")}
         for target in summary["targets"]:
             value = "-" if target["value"] is None else f"{target['value']:.3g}"
             console.print(
-                f"  {target['name']:<42} {value:>9} {target['unit']:<12} "
-                f"(target < {target['target']:g})  {words[target['passed']]}",
+                coloured(
+                    f"  {target['name']:<42} {value:>9} {target['unit']:<12} (target < {target['target']:g})  ",
+                    words[target["passed"]],
+                ),
                 highlight=False,
             )
     if summary.get("report"):

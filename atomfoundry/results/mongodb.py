@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote_plus, unquote_plus
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
 
-from atomfoundry.errors import ProjectError
+from atomfoundry.errors import ProjectError, StorageError
 from atomfoundry.results.mongomock_file import mock_client, mock_file, save_mock_store, share_mock_store
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ SOCKET_TIMEOUT_S = 300.0
 HIDDEN = "**********"
 
 _SECRET = re.compile(r"passw|secret|token|credential", re.IGNORECASE)
+_VERBOSE = re.compile(r" \(configured timeouts: |, Timeout: |, Topology Description: |,? full error: ")
+"""Where pymongo's words for people end."""
+_LOGIN = re.compile(r"//\S*@")
 _URI = re.compile(r"(?P<scheme>mongodb(?:\+srv)?://)(?:(?P<user>[^/?]*)@)?(?P<rest>.*)", re.DOTALL)
 
 _CLIENTS: dict[tuple[int, str], Any] = {}
@@ -259,11 +263,7 @@ class MongoConnection(BaseModel):
             ) from None
 
     def _scrubbed(self, error: Exception) -> str:
-        text = str(error)
-        secret = self._secret()
-        for hidden in (secret, quote_plus(secret)) if secret else ():
-            text = text.replace(hidden, HIDDEN)
-        return text
+        return _words(error, self._secret())
 
     def client(self) -> MongoClient:
         """Return this process's client: made on first use, shared by all threads, never over a fork.
@@ -334,11 +334,42 @@ class MongoConnection(BaseModel):
             ) from None
         except PyMongoError as error:
             raise ProjectError(
-                f"{self.label} does not answer within {timeout_s:g} s: {self._scrubbed(error)[:300]}.",
+                f"{self.label} does not answer within {timeout_s:g} s: {self._scrubbed(error)}.",
                 remedy="Start the database, or check host and port and whether this machine may reach it.",
             ) from None
         finally:
             client.close()
+
+
+def database_trouble(error: Exception) -> StorageError | None:
+    """Return the error of a database as one of ours, without its addresses in full and without who asks.
+
+    Parameters
+    ----------
+    error
+        Any.
+
+    Returns
+    -------
+    StorageError or None
+        None if it is not of pymongo, nor of a store on it.
+    """
+    pymongo, maggma = sys.modules.get("pymongo.errors"), sys.modules.get("maggma.core.store")
+    words = _words(error, os.environ.get(PASSWORD_VARIABLE))
+    if maggma is not None and isinstance(error, maggma.StoreError):
+        return StorageError(words, remedy="Repeat the command when the database can be used.")
+    if pymongo is None or not isinstance(error, pymongo.PyMongoError):
+        return None
+    name = type(error).__name__
+    if isinstance(error, pymongo.ConnectionFailure):
+        return StorageError(
+            f"The database went away: {words} ({name}).",
+            remedy="Repeat the command when it answers; 'atomfoundry doctor' examines it.",
+        )
+    return StorageError(
+        f"The database refused what was asked of it: {words} ({name}).",
+        remedy="'atomfoundry doctor' examines it and the rights of its user.",
+    )
 
 
 def close_clients() -> None:
@@ -348,6 +379,15 @@ def close_clients() -> None:
     with _LOCK:
         for key in [key for key in _CLIENTS if key[0] == pid]:
             _CLIENTS.pop(key).close()
+
+
+def _words(error: Exception, secret: str | None) -> str:
+    """Return the first words of an error, without a password."""
+    text = str(error)
+    for hidden in (secret, quote_plus(secret)) if secret else ():
+        text = text.replace(hidden, HIDDEN)
+    text = _LOGIN.sub("//", _VERBOSE.split(text, maxsplit=1)[0])
+    return " ".join(text[:300].split()).rstrip(".,")
 
 
 def _hidden_uri(host: str) -> str:

@@ -187,7 +187,7 @@ def status(project: Project | str | Path) -> StatusReport:
     Raises
     ------
     ProjectError
-        If it is no project, or its LaunchPad cannot be reached.
+        If it is no project, or the database of its LaunchPad does not answer within 10 s.
     """
     opened = project if isinstance(project, Project) else Project.open(project)
     runs = _local_runs(opened)
@@ -195,7 +195,8 @@ def status(project: Project | str | Path) -> StatusReport:
         from atomfoundry.running.cluster.launchpad import open_launchpad
         from atomfoundry.running.cluster.status import cluster_runs
 
-        runs = sorted([*cluster_runs(open_launchpad(opened), opened), *runs], key=lambda run: run.created, reverse=True)
+        there = cluster_runs(open_launchpad(opened, patient=False), opened)
+        runs = sorted([*there, *runs], key=lambda run: run.created, reverse=True)
     return StatusReport(project=str(opened.path), runs=runs)
 
 
@@ -249,7 +250,7 @@ def _on_launchpad(project: Project, run_id: str | None, action: Callable[[Any, s
         return 0
     from atomfoundry.running.cluster.launchpad import open_launchpad
 
-    lpad = open_launchpad(project)
+    lpad = open_launchpad(project, patient=False)
     criteria = {"metadata.foundry.project_id": project.project_id}
     known = sorted({found["metadata"]["foundry"]["run_id"] for found in lpad.workflows.find(criteria, ["metadata"])})
     return sum(action(lpad, found, project.project_id) for found in known if run_id in (None, found))
@@ -272,6 +273,11 @@ def retry(project: Project | str | Path, run_id: str | None = None) -> int:
     -------
     int
         How many jobs were set back.
+
+    Raises
+    ------
+    ProjectError
+        If it is no project, or the database of its LaunchPad does not answer within 10 s.
     """
     from atomfoundry.running.cluster.control import retry_run
 
@@ -294,6 +300,11 @@ def cancel(project: Project | str | Path, run_id: str | None = None) -> int:
     -------
     int
         How many jobs were cancelled.
+
+    Raises
+    ------
+    ProjectError
+        If it is no project, or the database of its LaunchPad does not answer within 10 s.
     """
     from atomfoundry.running.cluster.control import cancel_run
 

@@ -21,6 +21,8 @@ def allocation() -> dict:
         "partition": os.environ.get("SLURM_JOB_PARTITION"),
         "queue_job": os.environ.get("SLURM_JOB_ID"),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "store": os.environ.get("JOBFLOW_CONFIG_FILE"),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
         "pid": os.getpid(),
     }
 

@@ -35,6 +35,9 @@ PROFILES = {
     "md": {**MINUTE, "queue": "cpu", "threads": 1, "extra": {"signal": None}},
     "packed": {**MINUTE, "queue": "gpu", "wall_time": 300, "cores": 2, "gpus": 2},
 }
+BY_NAME = {
+    "without a GPU *": {"queue": "cpu", "gpus": 0, "memory_mb": None, "cores": 2, "threads": 2, "wall_time": 600}
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ class Cluster:
         self.layout.folder.mkdir()
         own = {"environment": {"PYTHONPATH": str(HERE)}}
         profiles = {name: {**fields, **own} for name, fields in PROFILES.items()}
-        self.layout.profiles.write_text(yaml.safe_dump({"scheduler": "slurm", "profiles": profiles}))
+        self.layout.profiles.write_text(yaml.safe_dump({"scheduler": "slurm", "profiles": profiles, "jobs": BY_NAME}))
         answers = ClusterAnswers(
             host="127.0.0.1",
             port=database.port,
@@ -76,10 +79,12 @@ class Cluster:
     def submit(self, flow):
         return submit(flow, project=self.project, launchpad=self.launchpad)
 
-    def launch(self, profile: str, n: int = 1, *, to_the_end: bool = False, qlaunch: bool = False) -> list[str]:
+    def launch(
+        self, profile: str, n: int = 1, *, to_the_end: bool = False, qlaunch: bool = False, reserve: bool = False
+    ) -> list[str]:
         """Send workers to the queue as cron does, or as FireWorks' qlaunch does; return their batch jobs."""
         before = {job["JobId"] for job in self.slurm.ended()} | set(self.slurm.jobs())
-        command = [str(self.layout.launch_script), profile]
+        command = [str(self.layout.launch_script), profile, *(["--reserve"] if reserve else [])]
         command += ["--sleep", "2"] if to_the_end else ["--nlaunches", str(n)]
         if qlaunch:
             layout = self.layout
@@ -149,6 +154,34 @@ def test_two_categories_on_their_own_partitions(cluster, jobs):
         for job in seen[profile]:
             assert (ended[job]["Partition"], ended[job]["JobState"]) == (partition, "COMPLETED")
             assert ended[job]["Name"] == f"foundry-{profile}"
+
+
+@pytest.mark.parametrize("cluster", ["mongodb"], indirect=True)
+def test_allocations_made_for_one_job(cluster, jobs):
+    """One gets what its profile gets, another what its name asks for and nothing of its profile's."""
+    usual, own = wanting(jobs.where(1), "gpu"), wanting(jobs.where(10), "gpu")
+    own.name = "without a GPU 1"
+    last = wanting(jobs.where(100, [usual.output, own.output]), "gpu")
+    last.name = "without a GPU 2"
+    submission = cluster.submit(Flow([usual, own, last]))
+    made = cluster.launch("gpu", 2, reserve=True)
+    cluster.slurm.wait()
+    assert cluster.states() == {"COMPLETED": 2, "READY": 1}, cluster.said()
+    made += cluster.launch("gpu", reserve=True)
+    cluster.slurm.wait()
+    assert cluster.states() == {"COMPLETED": 3}, cluster.said()
+    documents = [cluster.output(submission, job) for job in (usual, own, last)]
+    assert [document["n_items"] for document in documents] == [1, 10, 111]
+    places = [document["records"][0] for document in documents]
+    assert sorted(place["queue_job"] for place in places) == made
+    assert [place["partition"] for place in places] == ["gpu", "cpu", "cpu"]
+    assert [place["gpus"] for place in places] == ["0", None, None]
+    assert [place["threads"] for place in places] == ["1", "2", "2"]
+    assert {place["store"] for place in places} == {str(cluster.layout.jobflow)}
+    ended = {job["JobId"]: job for job in cluster.slurm.ended()}
+    found = [ended[place["queue_job"]] for place in places]
+    assert {job["JobState"] for job in found} == {"COMPLETED"}
+    assert [(job["TimeLimit"], job["ProcCnt"]) for job in found] == [("5", "1"), ("10", "2"), ("10", "2")]
 
 
 @pytest.mark.parametrize("cluster", ["mongodb"], indirect=True)

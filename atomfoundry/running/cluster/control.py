@@ -127,6 +127,9 @@ def refresh_workflow(lpad: FoundryLaunchPad, node: int) -> None:
 
     with WFLock(lpad, node):
         workflow = lpad.get_wf_by_fw_id_lzyfw(node)
+        # what a process that died has written of the jobs and not of the workflow
+        known = lpad.fireworks.find({"fw_id": {"$in": list(workflow.id_fw)}}, ["fw_id", "state"])
+        workflow.fw_states.update({fw["fw_id"]: fw["state"] for fw in known})
         updated: set[int] = set()
         for fw_id in sorted(workflow.id_fw):
             updated = workflow.refresh(fw_id, updated)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fireworks.core.firework import Firework, Workflow
 
+from atomfoundry.results.mongomock_file import MOCK_VARIABLE, mock_file
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster import gates
+from atomfoundry.running.cluster.fireworks_files import project_environment
 from atomfoundry.running.cluster.layout import ClusterLayout
 from atomfoundry.running.cluster.parts import WORKFLOW_SIZE, Part, cut
 from atomfoundry.running.cluster.profiles import Profiles
@@ -31,6 +33,8 @@ class Converter:
         What resources a job gets.
     scheduler
         ``"slurm"``, ``"pbs"`` or None.
+    environment
+        Variables that every worker of the project has; no credentials.
     size
         At most so many jobs make a workflow.
     inherited
@@ -44,13 +48,14 @@ class Converter:
     run_name: str
     profiles: Profiles
     scheduler: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     size: int = WORKFLOW_SIZE
     inherited: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_project(cls, project: Project, **fields: Any) -> Converter:
-        """Return the converter with a project's profiles, scheduler and id.
+        """Return the converter with a project's profiles, scheduler, variables and id.
 
         Parameters
         ----------
@@ -59,8 +64,16 @@ class Converter:
         **fields
             Further fields.
         """
-        profiles = Profiles.load(ClusterLayout(project.path).profiles)
-        return cls(project_id=project.project_id, profiles=profiles, scheduler=profiles.scheduler, **fields)
+        layout = ClusterLayout(project.path)
+        profiles = Profiles.load(layout.profiles)
+        mock = mock_file()
+        return cls(
+            project_id=project.project_id,
+            profiles=profiles,
+            scheduler=profiles.scheduler,
+            environment=project_environment(layout, project.database, {MOCK_VARIABLE: mock} if mock else {}),
+            **fields,
+        )
 
     @property
     def lasting_name(self) -> str:
@@ -82,7 +95,9 @@ class Converter:
             "foundry": {"project_id": self.project_id, "run_id": self.run_id, "profile": profile, "kind": "job"},
         }
         if self.scheduler is not None:
-            made["_queueadapter"] = resources.queue_parameters(self.scheduler)
+            made["_queueadapter"] = self.profiles.job_parameters(
+                resources, self.scheduler, environment=self.environment
+            )
         if priority:
             made["_priority"] = priority
         return made

@@ -133,10 +133,20 @@ def worker_command(layout: ClusterLayout, answers: ClusterAnswers, profile: Prof
     return shlex.join(words)
 
 
-def project_environment(layout: ClusterLayout, answers: ClusterAnswers, more: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that every worker of a project has."""
+def project_environment(layout: ClusterLayout, results: str, more: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that every worker of a project has; paths, no credential.
+
+    Parameters
+    ----------
+    layout
+        Where the project's files are.
+    results
+        Its kind of database, ``"sqlite"`` or ``"mongodb"``.
+    more
+        Further variables.
+    """
     variables = {"ATOMFOUNDRY_PROJECT": str(layout.project_path), "FW_CONFIG_FILE": str(layout.fireworks)}
-    if answers.results == "mongodb":
+    if results == "mongodb":
         variables["JOBFLOW_CONFIG_FILE"] = str(layout.jobflow)
     return {**variables, **more}
 

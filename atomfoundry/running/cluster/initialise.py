@@ -91,7 +91,7 @@ def cluster_files(
         If a profile asks for something that the scheduler does not know.
     """
     known = list(profiles or Profiles(profiles_fields(answers)))
-    variables = project_environment(layout, answers, environment or {})
+    variables = project_environment(layout, answers.results, environment or {})
     files = {
         layout.answers: ClusterFile(yaml_text(answers.stored(), "What 'atomfoundry init cluster' was answered.")),
         layout.profiles: profiles_file(answers),

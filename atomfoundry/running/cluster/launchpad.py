@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fireworks.core.firework import Workflow
-from fireworks.core.launchpad import LaunchPad, WFLock
-from pymongo.errors import DuplicateKeyError
+from fireworks.core.launchpad import LaunchPad
+from pymongo.errors import ConnectionFailure, DuplicateKeyError
 
 from atomfoundry.errors import ProjectError
 from atomfoundry.results.mongodb import MongoConnection
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster.configuration import configure_fireworks
 from atomfoundry.running.cluster.patience import patiently
+from atomfoundry.running.cluster.workflow_states import WorkflowLock, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 ENDED_PARTS = "foundry_ended_parts"
 """Collection of the parts of flows whose jobs have all ended."""
+ANSWER_S = 10.0
+"""How long what a person asked for waits for a sign of life of the database."""
 
 
 class FoundryLaunchPad(LaunchPad):
@@ -39,6 +42,8 @@ class FoundryLaunchPad(LaunchPad):
         super().__init__(*args, **kwargs)
         self.when_completed: list[Callable[[], None]] = []
         """What is to be done once the running job's completion is in the database."""
+        self._half_written: set[int] = set()
+        """Jobs of whose workflow some states may be written and others not."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings without the password."""
@@ -103,6 +108,31 @@ class FoundryLaunchPad(LaunchPad):
             for action_after in tidying:
                 action_after()
         return done
+
+    def _refresh_wf(self, fw_id: int) -> None:
+        """Bring the states of a workflow up to date after one of its jobs; see FireWorks.
+
+        A lost connection is passed on, so that the whole is repeated, and then settles what may be half written.
+        FireWorks would write that the job is FIZZLED, whatever it came to.
+
+        Raises
+        ------
+        pymongo.errors.ConnectionFailure
+            If the database goes away.
+        """
+        try:
+            with WorkflowLock(self, fw_id) as lock:
+                workflow = self.get_wf_by_fw_id_lzyfw(fw_id)
+                unsure = lock.forced or fw_id in self._half_written
+                updated = settle(self, workflow, fw_id) if unsure else workflow.refresh(fw_id)
+                self._update_wf(workflow, updated)
+            self._half_written.discard(fw_id)
+        except ConnectionFailure:
+            self._half_written.add(fw_id)
+            raise
+        except Exception:
+            # FireWorks' own way with what is wrong in a workflow
+            super()._refresh_wf(fw_id)
 
     def ping_launch(self, launch_id: int, ptime: Any = None, checkpoint: Any = None) -> None:
         """Say that a launch lives; an error is logged and does not end the heartbeat. See FireWorks."""
@@ -180,7 +210,9 @@ class FoundryLaunchPad(LaunchPad):
         """
         for fw in workflow:
             fw.spec["foundry"] = {**fw.spec.get("foundry", {}), "attached": key}
-        with WFLock(self, fw_id):
+        with WorkflowLock(self, fw_id) as lock:
+            if lock.forced:
+                self._half_written.add(fw_id)
             whole = self.get_wf_by_fw_id_lzyfw(fw_id)
             nodes = set(whole.id_fw)
             known = {fw["fw_id"] for fw in self.fireworks.find({"spec.foundry.attached": key}, ["fw_id"])}
@@ -216,7 +248,7 @@ def _renumber(workflow: Workflow, first: int) -> None:
     workflow.updated_on = datetime.now(UTC)
 
 
-def open_launchpad(project: Project) -> FoundryLaunchPad:
+def open_launchpad(project: Project, *, patient: bool = True) -> FoundryLaunchPad:
     """Open the LaunchPad of a project.
 
     Parameters
@@ -224,11 +256,14 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
     project
         A project with ``cluster/my_launchpad.yaml``; in FireWorks' mongomock mode (``MONGOMOCK_SERVERSTORE_FILE``)
         the file may be missing.
+    patient
+        Whether a database that is away is waited for (300 s for each request, as workers do). Otherwise it has to
+        give a sign of life within ``ANSWER_S`` now; later requests wait as those of workers do.
 
     Raises
     ------
     ProjectError
-        If the project has no LaunchPad, or its file is wrong.
+        If the project has no LaunchPad, or its file is wrong, or the database does not answer in time.
     """
     configure_fireworks(project)
     path = project.launchpad_path
@@ -239,5 +274,8 @@ def open_launchpad(project: Project) -> FoundryLaunchPad:
             f"{project.path} has no LaunchPad ({path.relative_to(project.path)} is missing).",
             remedy=f"Make it with 'atomfoundry init cluster {project.path}'.",
         )
-    arguments = MongoConnection.load(path).launchpad_arguments()
+    connection = MongoConnection.load(path)
+    if not patient:
+        connection.check(timeout_s=ANSWER_S)
+    arguments = connection.launchpad_arguments()
     return FoundryLaunchPad(**{**arguments, "strm_lvl": arguments.get("strm_lvl") or "WARNING"})

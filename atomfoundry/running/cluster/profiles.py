@@ -196,9 +196,10 @@ class Profiles:
         merged = {name: {**DEFAULTS.get(name, {}), **given.get(name, {})} for name in {**DEFAULTS, **given}}
         self.profiles = {name: self._build(name, fields, f"profile '{name}'") for name, fields in merged.items()}
         self._refuse_shared_categories()
+        self._adapter_keys: dict[tuple[str, str], list[str]] = {}
         self._jobs = {str(glob): _mapping(fields, f"{where}: job '{glob}'") for glob, fields in (jobs or {}).items()}
         for glob, fields in self._jobs.items():
-            self._override(self[str(fields.get("profile", "light"))], fields, glob)
+            self._check_override(fields, glob)
 
     @classmethod
     def load(cls, path: str | Path) -> Profiles:
@@ -274,6 +275,47 @@ class Profiles:
                     remedy="Leave 'category' out, or give each its own. For a second partition write "
                     "'queue: first,second' (Slurm).",
                 )
+
+    def job_parameters(
+        self, profile: Profile, scheduler: str, *, environment: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return what an allocation made for one job asks of the queue: ``_queueadapter`` of its spec.
+
+        FireWorks writes it over the queue adapter of the job's category. What that one asks for and the job does not
+        is None here, which FireWorks leaves out of the script.
+
+        Parameters
+        ----------
+        profile
+            The job's.
+        scheduler
+            ``"slurm"`` or ``"pbs"``.
+        environment
+            Further variables to export; those of the profile win.
+
+        Raises
+        ------
+        ConfigurationError
+            See ``Profile.queue_parameters``.
+        """
+        key = (profile.category, scheduler)
+        if key not in self._adapter_keys:
+            found = [other.queue_parameters(scheduler) for other in self if other.category == profile.category]
+            self._adapter_keys[key] = sorted(set().union(*found))
+        own = profile.queue_parameters(scheduler, environment=environment)
+        return {**dict.fromkeys(self._adapter_keys[key]), **own}
+
+    def _check_override(self, fields: Mapping[str, Any], glob: str) -> None:
+        """Refuse an override that fits no profile; which of them the jobs of these names have, their Makers know."""
+        bases = [self[str(fields["profile"])]] if "profile" in fields else list(self)
+        refused = []
+        for base in bases:
+            try:
+                self._override(base, fields, glob)
+            except ConfigurationError as error:
+                refused.append(error)
+        if len(refused) == len(bases):
+            raise refused[0]
 
     def _override(self, base: Profile, fields: Mapping[str, Any], glob: str) -> Profile:
         if "profile" in fields:

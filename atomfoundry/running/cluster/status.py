@@ -234,7 +234,8 @@ def cluster_runs(lpad: FoundryLaunchPad, project: Project) -> list[RunStatus]:
             if job.uuid in waiting:
                 job.state = BLOCKED
         states = Counter(job.state for job in jobs)
-        is_open = any(states[state] for state in OPEN)
+        # no jobs: its submission was killed before it came to them
+        is_open = not jobs or any(states[state] for state in OPEN)
         made.append(
             RunStatus(
                 run_id=run_id,

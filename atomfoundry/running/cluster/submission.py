@@ -86,7 +86,9 @@ def submit(
     InputError
         If the flow cannot be run, or jobs use functions of the calling script.
     ProjectError
-        If the project has no LaunchPad, or keeps its results in a database that holds another project's.
+    lpad = launchpad or open_launchpad(opened, patient=False)
+    if opened.database == "mongodb":
+        opened.ensure_indexes()  # refuses a database with the results of another project
     ConfigurationError
         If a job asks for a profile that does not exist.
     """
@@ -103,7 +105,7 @@ def submit(
                 f"Job '{entry.name}' uses a function or class of the script itself, which workers cannot import.",
                 remedy="Move it into a module that is installed where the workers run.",
             )
-    lpad = launchpad or open_launchpad(opened)
+    lpad = launchpad or open_launchpad(opened, patient=False)
     if opened.database == "mongodb":
         opened.ensure_indexes()  # refuses a database with the results of another project
     lpad.ensure_indexes()

@@ -411,6 +411,11 @@ def sweep(
     -------
     SweepReport
         What was found, and what was done about it.
+
+    Raises
+    ------
+    ProjectError
+        If the project has no LaunchPad, or its database does not answer within 10 s.
     """
     from atomfoundry.running.cluster.conversion import Converter
     from atomfoundry.running.cluster.launchpad import open_launchpad
@@ -422,7 +427,7 @@ def sweep(
         job_states = scheduler_module.job_states
     sweeper = _Sweeper(
         project,
-        launchpad or open_launchpad(project),
+        launchpad or open_launchpad(project, patient=False),
         scheduler=scheduler,
         job_states=job_states,
         lost_after_s=lost_after_s,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
+from fireworks.core.launchpad import WFLock
 from jobflow import Flow
 
 from atomfoundry.errors import RunError
@@ -123,20 +125,168 @@ def test_two_workers_never_run_the_same_job(jobs, project, shared_launchpad, sta
     assert project.job_store().get_output(submission.uuid_of(last)) == n * (n + 1) // 2
 
 
-def test_the_database_goes_away_in_mid_completion(jobs, project, shared_launchpad, start_worker, tmp_path, database):
+def nothing_is_lost_or_doubled(project, launchpad, n_jobs):
+    """Every job completed, once, with one output; nothing left to mend."""
+    assert states(launchpad, project) == {"COMPLETED": n_jobs}
+    assert launchpad.fireworks.count_documents({}) == n_jobs
+    assert [launch["state"] for launch in launchpad.launches.find()] == ["COMPLETED"] * n_jobs
+    (workflow,) = launchpad.workflows.find()
+    assert workflow["state"] == "COMPLETED"
+    assert set(workflow["fw_states"].values()) == {"COMPLETED"}
+    assert "locked" not in workflow
+    found = documents(project)
+    assert len(found) == len(set(found)) == n_jobs
+    assert not list(project.work_dir.glob("*/result.json"))
+    assert swept(project, launchpad, stuck_after_s=0) == swept(project, launchpad, stuck_after_s=0) == []
+
+
+class Cut:
+    """Takes the server off the network at a write of the first completion, or when that is in the database."""
+
+    def __init__(self, monkeypatch, database, write, *, after):
+        self.gone = threading.Event()
+        self._database, self._write, self._after = database, write, after
+        self._n_writes = -1
+        self._true = database.answer
+        monkeypatch.setattr(database, "answer", self._answer)
+
+    def _answer(self, command):
+        change = command.get("update")
+        completing = isinstance(change, dict) and change.get("state") == "COMPLETED"
+        if self._n_writes >= 0 or (command.get("findAndModify") == "launches" and completing):
+            self._n_writes += "findAndModify" in command
+        if self.gone.is_set() or self._n_writes != self._write or "findAndModify" not in command:
+            return self._true(command)
+        if self._after:
+            self._true(command)
+        self._database.pause()
+        self.gone.set()
+        return {"ok": 0.0}
+
+
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_the_database_is_away_when_a_job_ends(
+    jobs, project, shared_launchpad, start_worker, tmp_path, database, seconds
+):
     path = tmp_path / "steps"
     first = jobs.steps(str(path), 1, 1.0)
-    submit(Flow([first, jobs.add(first.output, 1)]), project=project, launchpad=shared_launchpad)
+    submission = submit(Flow([first, last := jobs.add(first.output, 1)]), project=project, launchpad=shared_launchpad)
     worker = start_worker("--idle", "0")
     until(lambda: list(project.work_dir.glob("*/attempt.json")))
     database.pause()
-    time.sleep(5.0)
+    time.sleep(seconds)
     assert worker.poll() is None
     database.resume()
     assert worker.wait(120) == 0
-    assert states(shared_launchpad, project) == {"COMPLETED": 2}
+    nothing_is_lost_or_doubled(project, shared_launchpad, 2)
     assert path.read_text().split() == ["1"]
-    assert len(documents(project)) == 2
+    assert project.job_store().get_output(submission.uuid_of(last)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [5.0, 30.0])
+def test_the_database_goes_away_in_mid_completion(
+    jobs, project, shared_launchpad, start_worker, tmp_path, database, monkeypatch, seconds
+):
+    """The job is written to have ended, the one that waits for it not to be ready."""
+    path = tmp_path / "steps"
+    first = jobs.steps(str(path), 1)
+    submission = submit(Flow([first, last := jobs.add(first.output, 1)]), project=project, launchpad=shared_launchpad)
+    cut = Cut(monkeypatch, database, 2, after=True)
+    worker = start_worker("--idle", "0")
+    assert cut.gone.wait(60)
+    time.sleep(seconds)
+    assert worker.poll() is None
+    database.resume()
+    assert worker.wait(120) == 0
+    nothing_is_lost_or_doubled(project, shared_launchpad, 2)
+    assert path.read_text().split() == ["1"]
+    assert project.job_store().get_output(submission.uuid_of(last)) == 2
+
+
+QUICK = {(1, True), (2, True), (5, False)}
+WRITES = [
+    pytest.param(write, after, marks=[] if (write, after) in QUICK else pytest.mark.slow)
+    for write in range(6)
+    for after in (False, True)
+]
+
+
+@pytest.mark.parametrize(("write", "after"), WRITES)
+def test_the_connection_breaks_at_a_write_of_a_completion(
+    jobs, project, shared_launchpad, database, monkeypatch, calls, write, after
+):
+    """Launch, lock, job, child, workflow, unlocking: nobody waits for a sweep, and no completed job is failed."""
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(WFLock.__init__, "__defaults__", (0.5, True))
+    first = jobs.add(1)
+    submission = submit(Flow([first, last := jobs.add(first.output, 1)]), project=project, launchpad=shared_launchpad)
+    cut = Cut(monkeypatch, database, write, after=after)
+
+    def back():
+        if cut.gone.wait(60):
+            time.sleep(0.2)
+            database.resume()
+
+    threading.Thread(target=back, daemon=True).start()
+    work(project, NOW, launchpad=shared_launchpad)
+    assert cut.gone.is_set()
+    nothing_is_lost_or_doubled(project, shared_launchpad, 2)
+    assert len(calls()) == 2
+    assert project.job_store().get_output(submission.uuid_of(last)) == 2
+
+
+def write_half(monkeypatch, ends):
+    """Let a worker die after it has written that a job has ended and before anything of what follows from it."""
+    true = FoundryLaunchPad._upsert_fws
+
+    def half(self, fireworks, reassign_all=False):
+        ended = [fw for fw in fireworks if fw.state == "COMPLETED" and ends(fw)]
+        done = true(self, ended or fireworks, reassign_all)
+        if ended:
+            raise Died
+        return done
+
+    monkeypatch.setattr(FoundryLaunchPad, "_upsert_fws", half)
+    monkeypatch.setattr(WFLock, "__exit__", lambda self, *exception: None)
+
+
+def test_the_sweep_settles_what_the_dead_left(jobs, project, launchpad, monkeypatch):
+    """Of a job that came in for another one, and was made after the one that waits for it."""
+    first = jobs.replace_by_job(5)
+    submit(Flow([first, jobs.add(first.output, 1)]), project=project, launchpad=launchpad)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        write_half(patch, lambda fw: fw.fw_id == max(launchpad.fireworks.distinct("fw_id")))
+        patch.setattr(WFLock, "__enter__", lambda self: None)
+        work(project, NOW, launchpad=launchpad)
+    forget_process(project, launchpad)
+    launchpad.workflows.update_many({}, {"$set": {"locked": True}})
+    assert launchpad.fireworks.count_documents({"state": "WAITING"}) == 1
+    clock = Clock()
+    assert swept(project, launchpad, clock) == []
+    clock.now += 1000
+    assert swept(project, launchpad, clock) == ["locked", "folder"]
+    work(project, NOW, launchpad=launchpad)
+    assert set(states(launchpad, project)) == {"COMPLETED"}
+
+
+def test_a_lock_taken_from_the_dead_settles_what_they_left(jobs, project, launchpad, monkeypatch):
+    """A worker died between writing that its job had ended and that the next was ready; no sweep comes."""
+    monkeypatch.setattr(WFLock.__init__, "__defaults__", (0.5, True))
+    first, other = jobs.add(1), jobs.add(5)
+    submission = submit(Flow([first, jobs.add(first.output, 1), other]), project=project, launchpad=launchpad)
+    uuid = submission.uuid_of(other)
+    launchpad.fireworks.update_one({"spec.foundry.uuid": uuid}, {"$set": {"state": "PAUSED"}})
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        write_half(patch, lambda fw: True)
+        work(project, NOW, launchpad=launchpad)
+    forget_process(project, launchpad)
+    found = launchpad.fireworks.find({}, ["state"], sort=[("fw_id", 1)])
+    assert [fw["state"] for fw in found] == ["COMPLETED", "WAITING", "PAUSED"]
+    assert "locked" in launchpad.workflows.find_one({})
+    launchpad.fireworks.update_one({"spec.foundry.uuid": uuid}, {"$set": {"state": "READY"}})
+    work(project, NOW, launchpad=launchpad)
+    assert states(launchpad, project) == {"COMPLETED": 3}
 
 
 @pytest.mark.parametrize("call", range(1, 13))

@@ -108,6 +108,14 @@ jobs:
     assert profiles.for_job("Label supercell", "light").name == "light"
 
 
+def test_an_override_need_not_fit_every_profile(tmp_path):
+    """Two threads do not go with the one core that a light job has."""
+    profiles = Profiles.load(write(tmp_path, "jobs: {'train *': {threads: 2}}"))
+    assert profiles.for_job("train base", "gpu").threads == 2
+    with pytest.raises(ConfigurationError, match=r"job 'train \*'.*cores_per_job"):
+        profiles.for_job("train base", "light")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
