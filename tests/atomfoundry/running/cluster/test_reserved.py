@@ -32,11 +32,11 @@ def profiles(scheduler):
         "scheduler": scheduler,
         "profiles": {
             "gpu": {**gpu, "extra": EXTRA[scheduler]},
-            "large": {"category": "gpu", "queue": "h100", "nodes": 2, "cores": 4, "memory_mb": 1000},
+            "large": {"queue": "h100", "nodes": 2, "cores": 4, "memory_mb": 1000},
         },
         "jobs": {
             "small *": {**small, "threads": 2, "wall_time": 600, "modules": [], "environment": {"B": "b", "C": "c"}},
-            "large *": {"profile": "large"},
+            "large *": {"profile": "large", "category": "gpu"},
         },
     }
 
@@ -61,6 +61,8 @@ class Cluster:
             return 7
 
         monkeypatch.setattr(CommonAdapter, "submit_to_queue", take)
+        # there is no server at db.internal
+        monkeypatch.setattr(Project, "ensure_indexes", lambda project: None)
         # as after FireWorks' search through all its modules, whose own tests do not load within these
         monkeypatch.setitem(fw_serializers.SAVED_FW_MODULES, "CommonAdapter", CommonAdapter.__module__)
 
@@ -153,7 +155,7 @@ def test_a_job_gets_what_its_name_asks_for_and_nothing_else(jobs, cluster, sched
     assert found == {**own, **project_variables(cluster, results)}
 
 
-def test_a_job_of_another_profile_of_the_category(jobs, cluster, scheduler, results, tmp_path):
+def test_a_job_of_another_profile_that_these_workers_take(jobs, cluster, scheduler, results, tmp_path):
     job = jobs.add(1)
     job.name = "large one"
     script = cluster.reserved(job, tmp_path / "launch")
