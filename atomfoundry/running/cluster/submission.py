@@ -86,9 +86,8 @@ def submit(
     InputError
         If the flow cannot be run, or jobs use functions of the calling script.
     ProjectError
-    lpad = launchpad or open_launchpad(opened, patient=False)
-    if opened.database == "mongodb":
-        opened.ensure_indexes()  # refuses a database with the results of another project
+        If the project has no LaunchPad, its database does not answer within 10 s, or it keeps its results in a database
+        that holds another project's.
     ConfigurationError
         If a job asks for a profile that does not exist.
     """
