@@ -10,10 +10,10 @@ all three; the optimiser is left out. Inference is a step of molecular dynamics 
 list, energy, forces and stress. Ours is Allegro-FM64's architecture, whatever the installed package does by default;
 ``--ours-eager`` measures it also with the environment variable ``ATOMFOUNDRY_KERNEL=off``.
 
-Peers live in environments of their own in ``--folder``, made by pip at the first run and kept. Each measurement is a
-process of its own; what fails is in the result with its reason. ``--only`` takes patterns of SUBJECT or
-SUBJECT:MEASUREMENT, e.g. ``'ours*' 'mace*:train*'`` (``--list`` shows them). The output is rewritten after each
-measurement; ``--resume`` keeps what it already holds.
+Peers live in environments of their own in ``--folder``, made by pip at the first run and kept, or where ``--python``
+says, e.g. on a machine without a network. Each measurement is a process of its own; what fails is in the result with
+its reason. ``--only`` takes patterns of SUBJECT or SUBJECT:MEASUREMENT, e.g. ``'ours*' 'mace*:train*'`` (``--list``
+shows them). The output is rewritten after each measurement; ``--resume`` keeps what it already holds.
 
 Ratios are peer over ours. ``cpu`` compares CPU seconds a call, which other programs on the machine disturb least;
 ``wall`` compares medians of the wall clock; where other programs held the machine, ``noisy`` says so, and then neither
@@ -39,114 +39,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from peers.install import ENVIRONMENTS, Unavailable, interpreter, run, versions
+from peers.install import ENVIRONMENTS, Unavailable, interpreter, run, versions, versions_in
 from peers.tables import Results, first_calls, linearity, ratios, two_threads
+from peers.work import MEASUREMENTS, SUBJECTS, chosen
 
 DRIVERS = Path(__file__).parent / "peers"
 SWITCH = "ATOMFOUNDRY_KERNEL"
 NEIGHBOURS = 28
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model in one mode: which driver runs it, what that is told, and which kinds of work it has."""
-
-    driver: str
-    environment: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    kinds: tuple[str, ...] = ("train", "infer")
-    devices: tuple[str, ...] = ("cpu", "cuda")
-
-
-def nequip(mode: str, *, coupled: bool, kinds: tuple[str, ...], triton: bool = False) -> Subject:
-    options = {"mode": mode, "coupled": coupled} | ({"triton": True} if triton else {})
-    return Subject("run_nequip.py", "nequip", options, kinds, ("cuda",) if triton else ("cpu", "cuda"))
-
-
-SUBJECTS = {
-    "ours": Subject("run_ours.py"),
-    "ours-eager": Subject("run_ours.py", devices=("cpu",)),
-    "ours-compiled": Subject("run_ours.py", options={"compiled": True}, kinds=("train",), devices=("cuda",)),
-    "nequip-eager": nequip("eager", coupled=True, kinds=("train", "infer")),
-    "nequip-compiled": nequip("compiled", coupled=True, kinds=("train",)),
-    "nequip-aoti": nequip("aoti", coupled=True, kinds=("infer",)),
-    "nequip-uncoupled-eager": nequip("eager", coupled=False, kinds=("train", "infer")),
-    "nequip-uncoupled-compiled": nequip("compiled", coupled=False, kinds=("train",)),
-    "nequip-uncoupled-aoti": nequip("aoti", coupled=False, kinds=("infer",)),
-    "nequip-aoti-triton": nequip("aoti", coupled=True, kinds=("infer",), triton=True),
-    "nequip-uncoupled-aoti-triton": nequip("aoti", coupled=False, kinds=("infer",), triton=True),
-    "mace-16x0e-16x1o": Subject("run_mace.py", "mace", {"hidden": "16x0e+16x1o", "max_ell": 2}),
-    "mace-64x0e": Subject("run_mace.py", "mace", {"hidden": "64x0e", "max_ell": 2}),
-}
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One piece of work."""
-
-    kind: str
-    atoms: int
-    frames: int = 1
-    threads: int = 1
-    memory: bool = False
-    devices: tuple[str, ...] = ("cpu", "cuda")
-
-
-MEASUREMENTS = {
-    "train-64": Measurement("train", 64, frames=2),
-    "infer-512": Measurement("infer", 512),
-    "train-64-threads-2": Measurement("train", 64, frames=2, threads=2, devices=("cpu",)),
-    "infer-512-threads-2": Measurement("infer", 512, threads=2, devices=("cpu",)),
-    "train-64-one-frame": Measurement("train", 64),
-    "train-16-eight-frames": Measurement("train", 16, frames=8),
-    "memory-train-1024": Measurement("train", 1024, frames=2, memory=True),
-    "memory-infer-1000": Measurement("infer", 1000, memory=True),
-    "infer-64": Measurement("infer", 64),
-    "infer-216": Measurement("infer", 216),
-    "infer-1000": Measurement("infer", 1000),
-    "infer-4096": Measurement("infer", 4096),
-    "infer-10000": Measurement("infer", 10000),
-    "train-1024": Measurement("train", 1024, frames=16, devices=("cuda",)),
-    "train-8192": Measurement("train", 8192, frames=128, devices=("cuda",)),
-    "infer-32768": Measurement("infer", 32768, devices=("cuda",)),
-    "infer-110592": Measurement("infer", 110592, devices=("cuda",)),
-}
 MAX_MEMORY = 8.0
 """GB that a large structure may take on a CPU."""
-
-
-def chosen(patterns: list[str], *, ours_eager: bool, device: str = "cpu") -> list[tuple[str, str]]:
-    """Return (measurement, subject) pairs of a device, all subjects of a measurement one after the other.
-
-    Raises
-    ------
-    SystemExit
-        If a pattern fits nothing.
-    """
-    pairs = [
-        (measurement, subject)
-        for measurement, work in MEASUREMENTS.items()
-        for subject, entry in SUBJECTS.items()
-        if work.kind in entry.kinds and (ours_eager or subject != "ours-eager")
-        if device in work.devices and device in entry.devices
-    ]
-    if not patterns:
-        return pairs
-
-    def fits(pair: tuple[str, str], pattern: str) -> bool:
-        subject, _, measurement = pattern.partition(":")
-        return fnmatchcase(pair[1], subject) and fnmatchcase(pair[0], measurement or "*")
-
-    for pattern in patterns:
-        if not any(fits(pair, pattern) for pair in pairs):
-            raise SystemExit(f"--only {pattern}: there is no such measurement; --list shows them.")
-    return [pair for pair in pairs if any(fits(pair, pattern) for pattern in patterns)]
-
 
 ASK_GPU = """
 import json, torch
@@ -181,6 +85,10 @@ def python_of(subject: str, options: argparse.Namespace) -> Path:
         If it cannot be had.
     """
     entry = SUBJECTS[subject]
+    if entry.environment in options.python:
+        python = options.python[entry.environment]
+        options.versions[entry.environment] = versions_in(entry.environment, python)
+        return python
     if entry.environment is not None:
         return interpreter(entry.environment, options.folder, torch_index=options.torch_index, cuda=cuda_of(options))
     if subject == "ours-eager":
@@ -190,6 +98,21 @@ def python_of(subject: str, options: argparse.Namespace) -> Path:
         if not any(SWITCH in file.read_text(encoding="utf-8") for file in package.rglob("*.py")):
             raise Unavailable(f"the installed package has no switch {SWITCH}: 'ours' is all there is")
     return Path(sys.executable)
+
+
+def interpreters(given: list[str]) -> dict[str, Path]:
+    """Return the interpreters that were named, by peer.
+
+    Raises
+    ------
+    SystemExit
+        If there is no such peer.
+    """
+    named = {name: Path(path) for name, _, path in (each.partition("=") for each in given)}
+    for name, path in named.items():
+        if name not in ENVIRONMENTS or path == Path():
+            raise SystemExit(f"--python {name}: give NAME=PATH with a NAME of {', '.join(ENVIRONMENTS)}")
+    return named
 
 
 def cuda_of(options: argparse.Namespace) -> str | None:
@@ -289,7 +212,9 @@ def write(path: Path, results: Results, options: argparse.Namespace) -> None:
         | ({} if options.gpu is None else {"gpu": options.gpu}),
         "case": {"dtype": options.dtype, "cutoff": 5.2, "edges_per_atom": NEIGHBOURS, "repeat": options.repeat},
         "versions": {
-            name: known for name in ENVIRONMENTS if (known := versions(name, options.folder, cuda=cuda_of(options)))
+            name: known
+            for name in ENVIRONMENTS
+            if (known := options.versions.get(name) or versions(name, options.folder, cuda=cuda_of(options)))
         },
         "results": results,
         "ratios_peer_over_ours": ratios(results),
@@ -329,6 +254,13 @@ def main() -> None:
         help=f"GB that a large structure may take; default: {MAX_MEMORY:.0f}, on a GPU nine tenths of its memory",
     )
     parser.add_argument("--torch-index", help="package index of torch for the peers")
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help=f"interpreter that has a peer ({', '.join(ENVIRONMENTS)}), instead of one that pip makes",
+    )
     options = parser.parse_args()
     if options.profile:
         profile(options)
@@ -339,6 +271,7 @@ def main() -> None:
     if options.folder is None:
         parser.error("--folder is needed: peers' environments take some 3 GB there")
     options.output = options.output or Path("allegro.json" if options.device == "cpu" else "allegro-cuda.json")
+    options.python, options.versions = interpreters(options.python), {}
     options.gpu = ask_gpu() if options.device != "cpu" else None
     if options.max_memory is None:
         options.max_memory = MAX_MEMORY if options.gpu is None else 0.9 * options.gpu["bytes"] / 1e9

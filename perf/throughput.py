@@ -312,6 +312,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = model_of(options)
     unit = bulk("Si", cubic=True) if options.structure is None else read(options.structure)
+    if not unit.pbc.all():
+        raise SystemExit(f"{options.structure} is not periodic in three directions: it cannot be repeated to any size")
     strangers = set(unit.get_chemical_symbols()) - set(model.config.type_names)
     if strangers:
         raise SystemExit(f"The model does not know {', '.join(sorted(strangers))}: name a --structure of its elements")

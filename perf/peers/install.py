@@ -43,10 +43,12 @@ def run(command: list[str], *, doing: str, timeout: float = 1800) -> str:
     Raises
     ------
     Unavailable
-        If it fails or takes longer than `timeout` seconds; with the end of what it said.
+        If it cannot be started, fails or takes longer than `timeout` seconds; with the end of what it said.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except OSError as error:
+        raise Unavailable(f"{doing}: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{doing} took longer than {timeout:.0f} s") from error
     if done.returncode:
@@ -102,12 +104,24 @@ def interpreter(name: str, folder: Path, *, torch_index: str | None = None, cuda
         raise Unavailable(f"pip installed a {TORCH} without CUDA in {home}: name a --torch-index that has it")
     # torch is named again, so that a requirement of the peer cannot replace it without an error
     run([*pip, *wanted], doing=f"pip install {' '.join(environment.requirements)}")
-    run([str(python), "-W", "ignore", "-c", f"import {environment.imports}"], doing=f"import {environment.imports}")
-    versions = json.loads(run([str(python), "-c", VERSIONS], doing="listing versions"))
-    known = {key: version for key, version in versions.items() if key.lower() in TOLD}
+    known = versions_in(name, python)
     record = {"requirements": wanted, "versions": known} | ({} if cuda is None else {"cuda": cuda})
     mark.write_text(json.dumps(record, indent=1))
     return python
+
+
+def versions_in(name: str, python: Path) -> dict[str, str]:
+    """Return the versions of the packages that matter to an interpreter.
+
+    Raises
+    ------
+    Unavailable
+        If it cannot import the peer.
+    """
+    imports = ENVIRONMENTS[name].imports
+    run([str(python), "-W", "ignore", "-c", f"import {imports}"], doing=f"import {imports}")
+    versions = json.loads(run([str(python), "-c", VERSIONS], doing="listing versions"))
+    return {key: version for key, version in versions.items() if key.lower() in TOLD}
 
 
 def versions(name: str, folder: Path, *, cuda: str | None = None) -> dict[str, str] | None:

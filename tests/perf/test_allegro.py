@@ -96,6 +96,34 @@ def test_a_peer_that_cannot_be_installed_is_reported_with_its_reason(bench, tmp_
     assert len(asked) == 1
 
 
+def test_a_peer_that_is_there_is_not_installed(bench, tmp_path, monkeypatch):
+    from peers import install
+
+    output = tmp_path / "out.json"
+    there = tmp_path / "there" / "python"
+    command = ["x", "--folder", str(tmp_path), "--output", str(output), "--only", "mace-64x0e:train-64"]
+    monkeypatch.setattr(sys, "argv", [*command, "--python", f"mace={there}"])
+    bench.main()
+    # nothing is there yet
+    assert str(there) in json.loads(output.read_text())["results"]["train-64"]["mace-64x0e"]["failed"]
+    asked = []
+
+    def pretend(command, *, doing, timeout=1800):
+        asked.append(command[0])
+        return json.dumps({"torch": "2.13.0", "pip": "26"})
+
+    monkeypatch.setattr(install, "run", pretend)
+    monkeypatch.setattr(bench, "measure", lambda name, subject, python, options: {"python": str(python)})
+    bench.main()
+    report = json.loads(output.read_text())
+    assert report["results"]["train-64"]["mace-64x0e"] == {"python": str(there)}
+    assert report["versions"] == {"mace": {"torch": "2.13.0"}}
+    assert set(asked) == {str(there)}
+    monkeypatch.setattr(sys, "argv", [*command, "--python", "orb=/opt/orb"])
+    with pytest.raises(SystemExit, match="orb"):
+        bench.main()
+
+
 def test_a_failing_command_tells_its_last_words(bench):
     from peers import install
 

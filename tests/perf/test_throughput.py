@@ -124,6 +124,21 @@ def test_what_is_asked_for_wrongly(run, tmp_path):
     save_model(small(type_names=["Cu"]), tmp_path / "copper", metadata={})
     with pytest.raises(SystemExit, match="does not know Si"):
         run(tmp_path / "copper", "--device", "cpu")
+    molecule("SiH4").write(tmp_path / "silane.xyz")
+    with pytest.raises(SystemExit, match="not periodic"):
+        run("--device", "cpu", "--structure", tmp_path / "silane.xyz")
+
+
+def test_a_structure_of_ones_own(run, tmp_path):
+    save_model(small(type_names=["Cu"]), tmp_path / "copper", metadata={})
+    bulk("Cu").write(tmp_path / "copper.xyz")
+    report, _ = run(
+        tmp_path / "copper", "--device", "cpu", "--structure", tmp_path / "copper.xyz", "--sizes", 5, "--batches",
+        "--dtype", "float32",
+    )  # fmt: skip
+    # primitive cells, until there are enough
+    assert [row["atoms"] for row in report["rows"]] == [8, 8]
+    assert report["model"]["dtype"] == "float32"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
