@@ -9,6 +9,7 @@ from typing import Any
 from jobflow import Flow, Job
 
 from atomfoundry.errors import InputError
+from atomfoundry.results.ownership import claim_results
 from atomfoundry.results.project import Project
 from atomfoundry.running.cluster.conversion import Converter
 from atomfoundry.running.cluster.launchpad import FoundryLaunchPad, open_launchpad
@@ -105,8 +106,8 @@ def submit(
                 remedy="Move it into a module that is installed where the workers run.",
             )
     lpad = launchpad or open_launchpad(opened, patient=False)
-    if opened.database == "mongodb":
-        opened.ensure_indexes()  # refuses a database with the results of another project
+    if opened.database == "mongodb" and opened.project_id is not None:
+        claim_results(lpad.db, opened.project_id, f"The database '{lpad.db.name}'")
     lpad.ensure_indexes()
     converter = Converter.of_project(
         opened, run_id=prepared.run_id, run_name=prepared.name, size=workflow_size, metadata=dict(metadata or {})
