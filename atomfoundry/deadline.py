@@ -156,6 +156,8 @@ def forget_stop() -> None:
 def stop_signals(numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[None]:
     """Take signals as a request to stop soon, see ``stop_requested``; the second of a kind acts as it did before.
 
+    Under torchrun, which passes signals on, any number of them is one request.
+
     Signals reach the main thread only: in another one this does nothing. Whoever owns the process decides about
     its signals, so this is for programs (the local runner and its workers use it), not for jobs.
 
@@ -171,7 +173,9 @@ def stop_signals(numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[N
 
     def note(number: int, frame: FrameType | None) -> None:
         _Request.signal = signal.Signals(number).name
-        signal.signal(number, before[signal.Signals(number)])
+        # under torchrun one word comes twice: from whoever says it to all processes, and passed on by torchrun
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in numbers:
         signal.signal(number, note)

@@ -48,10 +48,12 @@ def training_settings(changes: dict[str, Any], *, seed: int, where: str) -> Trai
     """
     from pydantic import ValidationError
 
+    from atomfoundry.models.training.process_group import threads_asked_for
     from atomfoundry.models.training.settings import TrainingSettings
 
+    threads = threads_asked_for() or 1  # a profile's `threads` come as OMP_NUM_THREADS
     try:
-        return TrainingSettings.model_validate({**changes, "seed": seed})
+        return TrainingSettings.model_validate({"num_threads": threads, **changes, "seed": seed})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -246,18 +246,20 @@ def finetune_replay(
         model, name=fine_head, copy_from=old_head, isolated_energies=isolated_energies, level_id=level_id
     )
     _check_elements(tuned, fine_frames, fine_head)
+    # On the CPU: a GPU rounds otherwise, and a training that goes on elsewhere must find the same frames.
+    judge = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).to("cpu")
     selection = replay_subset(
         pretraining_frames,
         fine_frames,
         n_replay=n_replay,
         rule=rule,
         method=method,
-        descriptors=lambda frames: structure_descriptors(model, frames),
+        descriptors=lambda frames: structure_descriptors(judge, frames),
         seed=seed,
     )
     replayed = [pretraining_frames[index] for index in selection.indices]
     if pseudo_labels:
-        replayed = pseudo_label(model, replayed, head=old_head)
+        replayed = pseudo_label(judge, replayed, head=old_head)
     shown = {old_head: replayed, fine_head: list(fine_frames) * selection.fine_repeats}
     valid = {
         name: list(frames)

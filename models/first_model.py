@@ -129,6 +129,7 @@ def _heads(
     plan: TrainingPlan, heads: Sequence[HeadData], elements: Sequence[str], references: dict[str, ReferenceEnergies]
 ) -> list[dict[str, Any]]:
     """Return the heads: what the architecture says of each, and the rest from its frames."""
+    from atomfoundry.models.allegro.config import DEFAULT_HEAD
     from atomfoundry.models.training.energies import force_scale
 
     given = plan.architecture.get("heads")
@@ -139,7 +140,7 @@ def _heads(
     data = {head.name: head for head in heads}
     found = []
     for each in map(dict, given):
-        head = data.get(each.get("name", ""))
+        head = data.get(each.get("name", DEFAULT_HEAD))
         if head is not None:
             if "isolated_energies" not in each:
                 references[head.name] = _references(plan, head)

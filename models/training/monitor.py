@@ -137,6 +137,7 @@ class ElementMonitor:
         self._squared: dict[str, float] = {}
         self._absolute: dict[str, float] = {}
         self._atoms: dict[str, int] = {}
+        self._components: dict[str, int] = {}
         self._energy: dict[str, list[float]] = {}
         self._bins = np.zeros((len(FORCE_BINS) - 1, 2))
 
@@ -159,7 +160,7 @@ class ElementMonitor:
         forces
             (N, 3) reference, eV/A.
         forces_error
-            (N, 3) predicted minus reference, eV/A.
+            (N, 3) predicted minus reference, eV/A; components without a label are NaN and do not count.
         """
         names = np.asarray(symbols)
         for element in sorted(set(symbols)):
@@ -170,17 +171,21 @@ class ElementMonitor:
                 entry[0] += share * abs(energy_error)
                 entry[1] += share
             if forces_error is not None:
-                error = forces_error[of_element]
+                labelled = np.isfinite(forces_error[of_element])
+                error = np.where(labelled, forces_error[of_element], 0.0)
+                self._components[element] = self._components.get(element, 0) + int(labelled.sum())
                 self._squared[element] = self._squared.get(element, 0.0) + float((error**2).sum())
                 self._absolute[element] = self._absolute.get(element, 0.0) + float(np.abs(error).sum())
-                self._atoms[element] = self._atoms.get(element, 0) + len(error)
+                self._atoms[element] = self._atoms.get(element, 0) + int(labelled.any(axis=1).sum())
         if forces is not None and forces_error is not None:
-            index = np.digitize(np.linalg.norm(forces, axis=1), FORCE_BINS[1:-1])
-            np.add.at(self._bins, index, np.stack([(forces_error**2).sum(1), np.full(len(index), 3.0)], axis=1))
+            whole = np.isfinite(forces_error).all(axis=1)
+            index = np.digitize(np.linalg.norm(forces[whole], axis=1), FORCE_BINS[1:-1])
+            squares = (forces_error[whole] ** 2).sum(1)
+            np.add.at(self._bins, index, np.stack([squares, np.full(len(index), 3.0)], axis=1))
 
     def report(self) -> list[ElementErrors]:
         """Return one entry per element, the largest force RMSE first."""
-        rmse = {e: float(np.sqrt(s / (3 * self._atoms[e]))) for e, s in self._squared.items()}
+        rmse = {e: float(np.sqrt(s / self._components[e])) for e, s in self._squared.items() if self._components[e]}
         entries = []
         for element in sorted(set(rmse) | set(self._energy)):
             n_atoms = self._atoms.get(element, 0)
@@ -191,7 +196,7 @@ class ElementMonitor:
                     head=self.head,
                     n_atoms=n_atoms,
                     forces_rmse=rmse.get(element, float("nan")),
-                    forces_mae=self._absolute[element] / (3 * n_atoms) if n_atoms else float("nan"),
+                    forces_mae=self._absolute[element] / self._components[element] if n_atoms else float("nan"),
                     energy_mae=total / share if share else float("nan"),
                 )
             )

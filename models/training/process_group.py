@@ -38,7 +38,8 @@ def training_device(wanted: Device) -> Literal["cpu", "cuda"]:
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise ConfigurationError(f"There is no device '{wanted}'.", remedy="Take auto, cpu or cuda.")
-    n_gpus = torch.cuda.device_count()
+    # the driver counts GPUs that this PyTorch cannot use
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
         return "cuda" if n_gpus >= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) else "cpu"
     if wanted == "cuda" and not n_gpus:

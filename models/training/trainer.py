@@ -211,6 +211,7 @@ class _Trainer:
                     self._tell(record, callback)
                     self._save_when_due()
         self._save()
+        self.processes.wait()  # torchrun ends the others as soon as one has ended
         for log in self.logs:
             log.close()
         course.adopt_best()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,6 +16,7 @@ from atomfoundry.models.allegro.config import HeadConfig
 from atomfoundry.models.allegro.model import Allegro
 from atomfoundry.models.element_metrics import element_metrics
 from atomfoundry.models.evaluation import evaluate
+from atomfoundry.models.training.monitor import ElementMonitor
 
 
 def test_isolated_atoms_do_not_dilute_and_missing_labels_are_none():
@@ -33,6 +35,20 @@ def test_isolated_atoms_do_not_dilute_and_missing_labels_are_none():
     assert (other.element, other.n_atoms, other.forces_mae, other.forces_rmse) == ("Kr", 0, None, None)
     assert (2 * argon.energy_mae + other.energy_mae) / 3 == pytest.approx(errors.energy_mae, rel=1e-9)
     assert (argon.alerts, other.alerts) == (["few_atoms"], ["few_atoms"])
+
+
+def test_components_without_a_label_do_not_count():
+    symbols = ["Ar", "Kr", "Kr"]
+    forces = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 20.0], [3.0, 0.0, 0.0]])
+    errors = np.array([[0.1, -0.2, 0.3], [0.4, np.nan, 0.5], [np.nan, np.nan, np.nan]])
+    monitor = ElementMonitor("pt")
+    monitor.add(symbols, forces=forces, forces_error=errors)
+    found = {entry.element: entry for entry in monitor.report()}
+    assert found["Ar"].forces_rmse == pytest.approx(np.sqrt((0.01 + 0.04 + 0.09) / 3))
+    assert found["Kr"].forces_rmse == pytest.approx(np.sqrt((0.16 + 0.25) / 2))
+    assert found["Kr"].forces_mae == pytest.approx(0.45)
+    assert (found["Ar"].n_atoms, found["Kr"].n_atoms) == (1, 1)
+    assert [each["n_atoms"] for each in monitor.force_bins()] == [0, 1, 0, 0]
 
 
 def test_every_frame_is_judged():

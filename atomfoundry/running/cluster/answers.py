@@ -85,7 +85,7 @@ class ClusterAnswers(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> ClusterAnswers:
         if self.scheduler == "pbs" and not self.cpu_partition:
-            raise ValueError("PBS needs a queue (cpu_partition): the launcher counts its jobs by it")
+            raise ValueError("PBS needs a queue (cpu_partition)")
         if self.scheduler == "none" and (self.cpu_partition or self.gpu_partition or self.account):
             raise ValueError("without a scheduler there is no partition and no account")
         if self.tls_ca_file and not self.tls:

@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 SLEEP_S = 30.0
 PAUSE_S = 2.0
 """Between two submissions, so that a launcher is no burden to the queue."""
+YOUNG_S = 30.0
+"""An allocation that runs for so long has taken what it can; its workers without a job leave after 20 s."""
+MANY = 500
+PROJECT_FIELD = "spec.foundry.project_id"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3600.0
 """After a worker that ended without beginning a job; twice as long after each further one in a row."""
 BLOCK_SIZE = 500
@@ -46,6 +50,7 @@ class SentWorker(BaseModel):
 
     id: str
     next_launch: int = Field(description="The LaunchPad's next launch when it was sent")
+    running_since: float | None = Field(default=None, description="When it was first seen to run, s since 1970")
 
 
 class Notes(BaseModel):
@@ -98,31 +103,40 @@ class Launcher:
     def wanted(self) -> int:
         """Return how many allocations there should be more.
 
-        Workers that wait in the queue, start or look for work serve the jobs that wait, so these are set against all
-        jobs and all workers. One of which the queue knows nothing now counts as there: a queue that does not answer is
-        not sent more.
+        Allocations that wait in the queue, or have just begun, will take as many jobs as they run at once. Of an older
+        one the parts without work have left: it takes a job only if nothing runs in it. One of which the queue knows
+        nothing now counts as waiting: a queue that does not answer is not sent more.
         """
         n_ready = self._count("READY")
         if not n_ready:
             self._remember(n_idle=0, wait_until=0.0)
             return 0
-        n_reserved_running = self._look()
+        n_young, n_old, n_reserved = self._look()
         if time.time() < self.notes.wait_until:
             return 0
         room = self.max_queued - len(self.notes.workers) - len(self.notes.reserved)
         each = self.profile.jobs_at_once
         if self.reserve:
             return max(0, min(room, n_ready))
-        busy = max(0, self._count("RUNNING") - n_reserved_running)
-        needed = math.ceil((n_ready + busy) / each) - len(self.notes.workers)
-        return max(0, min(room, needed, math.ceil(n_ready / each)))
+        n_waiting = len(self.notes.workers) - n_young - n_old
+        busy = max(0, self._count("RUNNING") - n_reserved)
+        busy_in_young = min(max(0, busy - each * n_old), each * n_young)
+        free = each * (n_waiting + n_young) - busy_in_young
+        needed = math.ceil((n_ready - free) / each) - max(0, n_old - busy)
+        return max(0, min(room, needed))
 
     def _count(self, state: str) -> int:
         query = {**self.fworker.query, "state": state}
         return int(patiently(lambda: self.launchpad.fireworks.count_documents(query), "looking for jobs"))
 
-    def _look(self) -> int:
-        """Forget what has ended, and see whether it has done anything; return how many reserved ones run."""
+    def _look(self) -> tuple[int, int, int]:
+        """Forget what has ended, and see whether it has done anything.
+
+        Returns
+        -------
+        tuple
+            How many workers run that have just begun, how many others run, and how many allocations for one job run.
+        """
         noted = [*(worker.id for worker in self.notes.workers), *self.notes.reserved]
         states = job_states(noted, str(self.adapter.q_type).lower()) if noted else {}
         ended = [worker for worker in self.notes.workers if states[worker.id] == "gone"]
@@ -140,14 +154,31 @@ class Launcher:
                 "the next is sent in %.0f s. Look at what it wrote below %s.",
                 worker.id, self.profile.name, n_idle, pause, self.folder,
             )  # fmt: skip
-        kept = [worker for worker in self.notes.workers if states[worker.id] != "gone"]
+        kept = []
+        n_young = n_old = 0
+        for worker in self.notes.workers:
+            if states[worker.id] == "running":
+                since = worker.running_since or time.time()
+                kept.append(worker.model_copy(update={"running_since": since}))
+                n_young += time.time() - since < YOUNG_S
+                n_old += time.time() - since >= YOUNG_S
+            elif states[worker.id] != "gone":
+                kept.append(worker)
         self._remember(workers=kept, reserved=reserved, n_idle=n_idle, wait_until=wait_until)
-        return sum(states[job] == "running" for job in reserved)
+        return n_young, n_old, sum(states[job] == "running" for job in reserved)
 
     def _begun_since(self, worker: SentWorker) -> bool:
         """Return whether a worker of this profile has begun a job since this one was sent."""
         query = {"launch_id": {"$gte": worker.next_launch}, "fworker.category": self.profile.category}
-        return patiently(lambda: self.launchpad.launches.find_one(query, ["launch_id"]), "looking for jobs") is not None
+        begun = patiently(
+            lambda: [launch["fw_id"] for launch in self.launchpad.launches.find(query, ["fw_id"]).limit(MANY)],
+            "looking for jobs",
+        )
+        # another project's worker of this category may have begun jobs of its own
+        ours = {"fw_id": {"$in": begun}, **{k: v for k, v in self.fworker.query.items() if k == PROJECT_FIELD}}
+        return bool(begun) and bool(
+            patiently(lambda: self.launchpad.fireworks.count_documents(ours, limit=1), "looking for jobs")
+        )
 
     def _remember(self, **changes: Any) -> None:
         notes = self.notes.model_copy(update=changes)
@@ -201,6 +232,26 @@ class Launcher:
         return Path(create_datestamp_dir(str(self.folder), logger))
 
 
+def _launcher(project: Project, profile: Profile, *, reserve: bool, max_queued: int | None) -> Launcher:
+    from fireworks.core.fworker import FWorker
+    from fireworks.utilities.fw_serializers import load_object_from_file
+
+    layout = ClusterLayout(project.path)
+    launchpad = open_launchpad(project)
+    for path in (layout.qadapter(profile.name), layout.fworker(profile.name)):
+        if not path.is_file():
+            raise ProjectError(f"{path} is missing.", remedy="Make it with 'atomfoundry init cluster'.")
+    return Launcher(
+        launchpad,
+        profile,
+        FWorker.from_file(str(layout.fworker(profile.name))),
+        load_object_from_file(str(layout.qadapter(profile.name))),
+        layout.launches(profile.name),
+        reserve,
+        max_queued or profile.max_queued,
+    )
+
+
 def launch(
     project: Project,
     profile: Profile,
@@ -226,7 +277,8 @@ def launch(
     n_launches
         End after so many.
     stay
-        Go on when no job waits any more, nor will when those of now are done.
+        Go on when no job waits any more, nor will when those of now are done, and when the queue refuses a worker or
+        the database is away.
     sleep_s
         Between two looks at the database.
     pause_s
@@ -246,37 +298,30 @@ def launch(
     ProjectError
         If the project has no files of a cluster, or the queue refuses a worker.
     """
-    from fireworks.core.fworker import FWorker
-    from fireworks.utilities.fw_serializers import load_object_from_file
-
-    layout = ClusterLayout(project.path)
-    launchpad = open_launchpad(project)
-    for path in (layout.qadapter(profile.name), layout.fworker(profile.name)):
-        if not path.is_file():
-            raise ProjectError(f"{path} is missing.", remedy="Make it with 'atomfoundry init cluster'.")
-    launcher = Launcher(
-        launchpad,
-        profile,
-        FWorker.from_file(str(layout.fworker(profile.name))),
-        load_object_from_file(str(layout.qadapter(profile.name))),
-        layout.launches(profile.name),
-        reserve,
-        max_queued or profile.max_queued,
-    )
+    launcher = _launcher(project, profile, reserve=reserve, max_queued=max_queued)
     sent: list[str] = []
     end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
 
     def ended() -> bool:
         return len(sent) == n_launches or time.monotonic() >= end
 
-    while not ended():
+    def send_all() -> bool:
+        """Send what is wanted; return whether there is more to wait for."""
         while not ended() and launcher.wanted() and (job := launcher.send()):
             sent.append(job)
-            logger.info("Worker %s of profile '%s' is in the queue", job, profile.name)
+            logger.info("Worker %s of profile '%s' is in the queue", job, launcher.profile.name)
             if not ended():
                 time.sleep(pause_s)
-        if ended() or (not stay and not launcher.future()):
-            break
+        return not ended() and (stay or launcher.future())
+
+    while not ended():
+        try:
+            if not send_all():
+                break
+        except (ProjectError, PyMongoError) as error:
+            if not stay:
+                raise
+            logger.warning("%s It is tried again in %g s.", str(error)[:500], sleep_s)
         time.sleep(max(0.0, min(sleep_s, end - time.monotonic())))
     return sent
 

@@ -43,6 +43,7 @@ class FoundryLaunchPad(LaunchPad):
         self.when_completed: list[Callable[[], None]] = []
         """What is to be done once the running job's completion is in the database."""
         self._half_written: set[int] = set()
+        self._taking = False
         """Jobs of whose workflow some states may be written and others not."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +92,17 @@ class FoundryLaunchPad(LaunchPad):
                     self.rerun_fw(launch["fw_id"])
             return super(FoundryLaunchPad, self).checkout_fw(*args, **kwargs)
 
-        return patiently(check_out, "taking a job")
+        self._taking = True
+        try:
+            return patiently(check_out, "taking a job")
+        finally:
+            self._taking = False
+
+    def get_fw_by_id(self, fw_id: int) -> Firework:
+        """Return a job. See FireWorks, which fails one that it cannot read while a worker takes it."""
+        if not self._taking:
+            return super().get_fw_by_id(fw_id)
+        return patiently(lambda: super(FoundryLaunchPad, self).get_fw_by_id(fw_id), "reading a job")
 
     def complete_launch(self, launch_id: int, action: Any = None, state: str = "COMPLETED") -> Any:
         """Report the end of a launch, again and again while the database is away; see FireWorks.

@@ -256,7 +256,9 @@ def test_threads_are_those_asked_for(capsys: pytest.CaptureFixture[str], monkeyp
 def test_the_device_is_one_that_there_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    # a driver that is too old for this PyTorch counts its GPUs all the same
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     words = ["train", "cu.xyz", "-s", "small.toml", "-q", "--epochs", "1", "-o"]
     code, _, err = command(capsys, monkeypatch, *words, "run", "--device", "cuda")
     assert (code, Path("run").exists()) == (2, False)

