@@ -11,6 +11,11 @@ from atomfoundry.errors import ConfigurationError
 _NAME = re.compile(r"auto|cpu|cuda(?::(\d+))?")
 
 
+def visible_gpus() -> int:
+    """Return how many GPUs this PyTorch can use; the driver counts those of which it cannot, too."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def find_device(name: str, *, where: str) -> torch.device:
     """Return the device of a name.
 
@@ -31,7 +36,7 @@ def find_device(name: str, *, where: str) -> torch.device:
         raise ConfigurationError(
             f"{where}: there is no device {name!r}.", remedy="Valid: 'auto', 'cpu', 'cuda', 'cuda:0', 'cuda:1', ..."
         )
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = visible_gpus()
     if name == "auto":
         return torch.device("cuda" if visible else "cpu")
     if name != "cpu" and int(match.group(1) or 0) >= visible:

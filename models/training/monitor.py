@@ -79,14 +79,14 @@ def with_alerts(entries: Sequence[ElementErrors]) -> list[ElementErrors]:
     entries
         Of one head and set; the median is that of their force RMSE.
     """
-    known = [entry.forces_rmse for entry in entries if entry.n_atoms]
+    known = [entry.forces_rmse for entry in entries if np.isfinite(entry.forces_rmse)]
     median = float(np.median(known)) if known else 0.0
     judged = []
     for entry in entries:
         alerts = []
         if entry.n_atoms < ALERT_COUNT:
             alerts.append("few_atoms")
-        if entry.n_atoms and entry.forces_rmse > ALERT_FACTOR * median:
+        if entry.n_atoms and not entry.forces_rmse <= ALERT_FACTOR * median:  # not a number is worst
             alerts.append("large_error")
         judged.append(replace(entry, alerts=tuple(alerts)))
     return judged
@@ -158,11 +158,12 @@ class ElementMonitor:
         energy_error
             Predicted minus reference, eV/atom.
         forces
-            (N, 3) reference, eV/A.
+            (N, 3) reference, eV/A; components without a label are NaN and do not count. None: all are labelled.
         forces_error
-            (N, 3) predicted minus reference, eV/A; components without a label are NaN and do not count.
+            (N, 3) predicted minus reference, eV/A; NaN where there is a label is an error like any other.
         """
         names = np.asarray(symbols)
+        known = np.ones((len(names), 3), dtype=bool) if forces is None else np.isfinite(forces)
         for element in sorted(set(symbols)):
             of_element = names == element
             share = float(of_element.mean())
@@ -171,14 +172,14 @@ class ElementMonitor:
                 entry[0] += share * abs(energy_error)
                 entry[1] += share
             if forces_error is not None:
-                labelled = np.isfinite(forces_error[of_element])
+                labelled = known[of_element]
                 error = np.where(labelled, forces_error[of_element], 0.0)
                 self._components[element] = self._components.get(element, 0) + int(labelled.sum())
                 self._squared[element] = self._squared.get(element, 0.0) + float((error**2).sum())
                 self._absolute[element] = self._absolute.get(element, 0.0) + float(np.abs(error).sum())
                 self._atoms[element] = self._atoms.get(element, 0) + int(labelled.any(axis=1).sum())
         if forces is not None and forces_error is not None:
-            whole = np.isfinite(forces_error).all(axis=1)
+            whole = known.all(axis=1)
             index = np.digitize(np.linalg.norm(forces[whole], axis=1), FORCE_BINS[1:-1])
             squares = (forces_error[whole] ** 2).sum(1)
             np.add.at(self._bins, index, np.stack([squares, np.full(len(index), 3.0)], axis=1))

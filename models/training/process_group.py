@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from atomfoundry.errors import ConfigurationError
+from atomfoundry.models.devices import find_device, visible_gpus
 from atomfoundry.models.training.processes import Processes
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -36,19 +37,9 @@ def training_device(wanted: Device) -> Literal["cpu", "cuda"]:
     ConfigurationError
         If a GPU is wanted and there is none, or no such device is known.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise ConfigurationError(f"There is no device '{wanted}'.", remedy="Take auto, cpu or cuda.")
-    # the driver counts GPUs that this PyTorch cannot use
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return "cuda" if n_gpus >= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) else "cpu"
-    if wanted == "cuda" and not n_gpus:
-        why = "" if torch.version.cuda else f": PyTorch {torch.__version__} is built without CUDA"
-        raise ConfigurationError(
-            f"Device 'cuda' is wanted, but there is no GPU that PyTorch can use{why}.",
-            remedy="Take 'cpu' or 'auto', or install a PyTorch and a driver for the GPU.",
-        )
-    return wanted
+    if wanted != "auto":
+        return "cuda" if find_device(wanted, where="training").type == "cuda" else "cpu"
+    return "cuda" if visible_gpus() >= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) else "cpu"
 
 
 def threads_asked_for() -> int | None:

@@ -39,7 +39,7 @@ def test_isolated_atoms_do_not_dilute_and_missing_labels_are_none():
 
 def test_components_without_a_label_do_not_count():
     symbols = ["Ar", "Kr", "Kr"]
-    forces = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 20.0], [3.0, 0.0, 0.0]])
+    forces = np.array([[1.0, 2.0, 0.0], [0.0, np.nan, 20.0], [np.nan, np.nan, np.nan]])
     errors = np.array([[0.1, -0.2, 0.3], [0.4, np.nan, 0.5], [np.nan, np.nan, np.nan]])
     monitor = ElementMonitor("pt")
     monitor.add(symbols, forces=forces, forces_error=errors)
@@ -49,6 +49,16 @@ def test_components_without_a_label_do_not_count():
     assert found["Kr"].forces_mae == pytest.approx(0.45)
     assert (found["Ar"].n_atoms, found["Kr"].n_atoms) == (1, 1)
     assert [each["n_atoms"] for each in monitor.force_bins()] == [0, 1, 0, 0]
+
+
+def test_a_prediction_that_is_not_a_number_is_no_missing_label():
+    monitor = ElementMonitor("pt")
+    for _ in range(100):
+        errors = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.1]])
+        monitor.add(["Ar", "Kr"], forces=np.ones((2, 3)), forces_error=errors)
+    found = {entry.element: entry for entry in monitor.report()}
+    assert np.isnan(found["Kr"].forces_rmse)
+    assert (found["Kr"].n_atoms, found["Kr"].alerts, found["Ar"].alerts) == (100, ("large_error",), ())
 
 
 def test_every_frame_is_judged():

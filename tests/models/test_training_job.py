@@ -241,4 +241,4 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path, job_file, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(job_file, capsys):
     assert main([str(job_file(device="cuda"))]) == 2
-    assert "there is no GPU that PyTorch can use" in capsys.readouterr().err
+    assert "there is no GPU for device" in capsys.readouterr().err

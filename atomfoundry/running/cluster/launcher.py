@@ -1,4 +1,4 @@
-"""Sends workers of a profile to the batch queue by FireWorks' queue adapters, never more of them than there are jobs.
+"""How many workers of a profile the batch queue should have, and how one is sent by FireWorks' queue adapters.
 
 FireWorks' own ``qlaunch rapidfire`` sends workers for as long as some job is READY, which a job is until a worker
 begins: a single job would fill the queue. It also counts by names or queues what may be another project's.
@@ -6,7 +6,6 @@ begins: a single job would fill the queue. It also counts by names or queues wha
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import math
@@ -16,29 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
-from pymongo.errors import PyMongoError
 
 from atomfoundry.checkpoint import write_atomically
-from atomfoundry.errors import AtomfoundryError, ConfigurationError, ProjectError
-from atomfoundry.results.project import Project
-from atomfoundry.running.cluster.launchpad import FoundryLaunchPad, open_launchpad
-from atomfoundry.running.cluster.layout import ClusterLayout
+from atomfoundry.errors import ProjectError
+from atomfoundry.running.cluster.layout import jobs_of_project
 from atomfoundry.running.cluster.patience import patiently
-from atomfoundry.running.cluster.profiles import Profile, Profiles
 from atomfoundry.running.cluster.scheduler import job_states
 
 if TYPE_CHECKING:
     from fireworks.core.fworker import FWorker
 
+    from atomfoundry.running.cluster.launchpad import FoundryLaunchPad
+    from atomfoundry.running.cluster.profiles import Profile
+
 logger = logging.getLogger(__name__)
 
-SLEEP_S = 30.0
-PAUSE_S = 2.0
-"""Between two submissions, so that a launcher is no burden to the queue."""
 YOUNG_S = 30.0
 """An allocation that runs for so long has taken what it can; its workers without a job leave after 20 s."""
 MANY = 500
-PROJECT_FIELD = "spec.foundry.project_id"
+"""Of the launches since a worker was sent so many are looked at."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3600.0
 """After a worker that ended without beginning a job; twice as long after each further one in a row."""
 BLOCK_SIZE = 500
@@ -70,6 +65,8 @@ class Launcher:
     ----------
     launchpad
         Where the jobs are.
+    project_id
+        Whose jobs they are.
     profile
         Its resources.
     fworker
@@ -85,6 +82,7 @@ class Launcher:
     """
 
     launchpad: FoundryLaunchPad
+    project_id: str | None
     profile: Profile
     fworker: FWorker
     adapter: Any
@@ -175,10 +173,8 @@ class Launcher:
             "looking for jobs",
         )
         # another project's worker of this category may have begun jobs of its own
-        ours = {"fw_id": {"$in": begun}, **{k: v for k, v in self.fworker.query.items() if k == PROJECT_FIELD}}
-        return bool(begun) and bool(
-            patiently(lambda: self.launchpad.fireworks.count_documents(ours, limit=1), "looking for jobs")
-        )
+        ours = {"fw_id": {"$in": begun}, **jobs_of_project(self.project_id)}
+        return bool(patiently(lambda: self.launchpad.fireworks.count_documents(ours, limit=1), "looking for jobs"))
 
     def _remember(self, **changes: Any) -> None:
         notes = self.notes.model_copy(update=changes)
@@ -230,145 +226,3 @@ class Launcher:
         if blocks and sum(1 for _ in blocks[-1].glob("launcher_*")) < BLOCK_SIZE:
             return blocks[-1]
         return Path(create_datestamp_dir(str(self.folder), logger))
-
-
-def _launcher(project: Project, profile: Profile, *, reserve: bool, max_queued: int | None) -> Launcher:
-    from fireworks.core.fworker import FWorker
-    from fireworks.utilities.fw_serializers import load_object_from_file
-
-    layout = ClusterLayout(project.path)
-    launchpad = open_launchpad(project)
-    for path in (layout.qadapter(profile.name), layout.fworker(profile.name)):
-        if not path.is_file():
-            raise ProjectError(f"{path} is missing.", remedy="Make it with 'atomfoundry init cluster'.")
-    return Launcher(
-        launchpad,
-        profile,
-        FWorker.from_file(str(layout.fworker(profile.name))),
-        load_object_from_file(str(layout.qadapter(profile.name))),
-        layout.launches(profile.name),
-        reserve,
-        max_queued or profile.max_queued,
-    )
-
-
-def launch(
-    project: Project,
-    profile: Profile,
-    *,
-    reserve: bool = False,
-    n_launches: int | None = None,
-    stay: bool = False,
-    sleep_s: float = SLEEP_S,
-    pause_s: float = PAUSE_S,
-    timeout_s: float | None = None,
-    max_queued: int | None = None,
-) -> list[str]:
-    """Send workers to the queue while jobs of a profile wait.
-
-    Parameters
-    ----------
-    project
-        A project with the files of ``init cluster``.
-    profile
-        Whose jobs.
-    reserve
-        Make each allocation for one job, with the resources that its name is given.
-    n_launches
-        End after so many.
-    stay
-        Go on when no job waits any more, nor will when those of now are done, and when the queue refuses a worker or
-        the database is away.
-    sleep_s
-        Between two looks at the database.
-    pause_s
-        Between two submissions.
-    timeout_s
-        End after so long.
-    max_queued
-        Allocations in the queue at the same time; default the profile's.
-
-    Returns
-    -------
-    list[str]
-        Ids in the queue of what was sent.
-
-    Raises
-    ------
-    ProjectError
-        If the project has no files of a cluster, or the queue refuses a worker.
-    """
-    launcher = _launcher(project, profile, reserve=reserve, max_queued=max_queued)
-    sent: list[str] = []
-    end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-
-    def ended() -> bool:
-        return len(sent) == n_launches or time.monotonic() >= end
-
-    def send_all() -> bool:
-        """Send what is wanted; return whether there is more to wait for."""
-        while not ended() and launcher.wanted() and (job := launcher.send()):
-            sent.append(job)
-            logger.info("Worker %s of profile '%s' is in the queue", job, launcher.profile.name)
-            if not ended():
-                time.sleep(pause_s)
-        return not ended() and (stay or launcher.future())
-
-    while not ended():
-        try:
-            if not send_all():
-                break
-        except (ProjectError, PyMongoError) as error:
-            if not stay:
-                raise
-            logger.warning("%s It is tried again in %g s.", str(error)[:500], sleep_s)
-        time.sleep(max(0.0, min(sleep_s, end - time.monotonic())))
-    return sent
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run as ``python -m atomfoundry.running.cluster.launcher``, by ``launch.sh``.
-
-    Parameters
-    ----------
-    arguments
-        Command line; default that of the process.
-    """
-    parser = argparse.ArgumentParser(prog="launch.sh", description="Sends workers of one profile to the queue.")
-    parser.add_argument("--project", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("profile")
-    parser.add_argument("--reserve", "-r", action="store_true", help="an allocation for each job, of its own size")
-    parser.add_argument("--nlaunches", default="0", help="number of workers, or 'infinite'; default: while jobs wait")
-    parser.add_argument("--sleep", type=float, default=SLEEP_S, help="seconds between two looks at the database")
-    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds between two submissions")
-    parser.add_argument("--timeout", type=float, help="seconds after which it ends")
-    parser.add_argument("--maxjobs_queue", type=int, help="allocations in the queue; default: the profile's max_queued")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    logger.setLevel(logging.INFO)
-    try:
-        project = Project.open(options.project)
-        profile = Profiles.load(ClusterLayout(project.path).profiles)[options.profile]
-        if options.nlaunches != "infinite" and not options.nlaunches.isdigit():
-            raise ConfigurationError(
-                f"--nlaunches {options.nlaunches} is no number.", remedy="Give a number, or 'infinite'."
-            )
-        launch(
-            project,
-            profile,
-            reserve=options.reserve,
-            n_launches=None if options.nlaunches == "infinite" else int(options.nlaunches) or None,
-            stay=options.nlaunches == "infinite",
-            sleep_s=options.sleep,
-            pause_s=options.pause,
-            timeout_s=options.timeout,
-            max_queued=options.maxjobs_queue,
-        )
-    except AtomfoundryError as error:
-        parser.exit(2, f"{error}\n")
-    except PyMongoError as error:
-        parser.exit(1, f"The database does not answer: {str(error).partition(', Timeout')[0][:200]}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -43,8 +43,8 @@ class FoundryLaunchPad(LaunchPad):
         self.when_completed: list[Callable[[], None]] = []
         """What is to be done once the running job's completion is in the database."""
         self._half_written: set[int] = set()
-        self._taking = False
         """Jobs of whose workflow some states may be written and others not."""
+        self._taking = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings without the password."""

@@ -262,7 +262,7 @@ def test_the_device_is_one_that_there_is(capsys: pytest.CaptureFixture[str], mon
     words = ["train", "cu.xyz", "-s", "small.toml", "-q", "--epochs", "1", "-o"]
     code, _, err = command(capsys, monkeypatch, *words, "run", "--device", "cuda")
     assert (code, Path("run").exists()) == (2, False)
-    assert "no GPU that PyTorch can use" in err
+    assert "there is no GPU for device 'cuda'" in err
     assert "'auto'" in err
     assert command(capsys, monkeypatch, *words, "cpu", "--device", "cpu")[0] == 0
     assert command(capsys, monkeypatch, *words, "auto")[0] == 0

@@ -23,4 +23,4 @@ export FW_CONFIG_FILE="$cluster/FW_config.yaml"
 
 exec 9>"launches/$profile/.lock"
 flock --nonblock 9 || { echo "Another launcher of profile $profile runs already; this one leaves." >&2; exit 0; }
-exec "$python" -m atomfoundry.running.cluster.launcher --project << layout.project_path | sh >> "$@"
+exec "$python" -m atomfoundry.running.cluster.launch --project << layout.project_path | sh >> "$@"

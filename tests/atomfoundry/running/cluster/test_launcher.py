@@ -12,8 +12,10 @@ from pymongo.errors import ServerSelectionTimeoutError
 
 from atomfoundry.errors import ProjectError
 from atomfoundry.results import Project
+from atomfoundry.running.cluster import launch as command
 from atomfoundry.running.cluster import launcher as module
-from atomfoundry.running.cluster.launcher import Launcher, main
+from atomfoundry.running.cluster.launcher import Launcher
+from atomfoundry.running.cluster.layout import jobs_of_project
 from atomfoundry.running.cluster.profiles import Profile
 from atomfoundry.running.cluster.task import FoundryTask
 
@@ -49,17 +51,19 @@ def clock(monkeypatch):
     return now
 
 
-def add(launchpad, n: int, category: str = "labels") -> None:
+def add(launchpad, n: int, category: str = "labels", project_id: str = "mine") -> None:
     launchpad.ensure_indexes()
     for _ in range(n):
-        launchpad.add_wf(Firework(FoundryTask(job="{}"), spec={"_category": category}))
+        launchpad.add_wf(
+            Firework(FoundryTask(job="{}"), spec={"_category": category, "foundry": {"project_id": project_id}})
+        )
 
 
 def make(launchpad, folder, *, reserve: bool = False, max_queued: int = 10, **fields) -> Launcher:
     values = {"name": "dft", "category": "labels", "cores": 2, "cores_per_job": 2, "threads": 1, "wall_time": 3600}
     profile = Profile(**{**values, **fields})
-    fworker = FWorker(name="any", category=profile.category)
-    return Launcher(launchpad, profile, fworker, SimpleNamespace(q_type="SLURM"), folder, reserve, max_queued)
+    fworker = FWorker(name="any", category=profile.category, query=jobs_of_project("mine"))
+    return Launcher(launchpad, "mine", profile, fworker, SimpleNamespace(q_type="SLURM"), folder, reserve, max_queued)
 
 
 def send_all(launcher: Launcher) -> int:
@@ -130,7 +134,7 @@ def test_jobs_that_others_run_need_no_workers(launchpad, queue, clock, tmp_path)
 def test_a_launcher_that_stays_outlives_refusals(launchpad, queue, tmp_path, monkeypatch, caplog):
     add(launchpad, 1)
     launcher = make(launchpad, tmp_path)
-    monkeypatch.setattr(module, "_launcher", lambda *arguments, **more: launcher)
+    monkeypatch.setattr(command, "_launcher", lambda *arguments, **more: launcher)
     looks = []
 
     def wanted() -> int:
@@ -141,7 +145,7 @@ def test_a_launcher_that_stays_outlives_refusals(launchpad, queue, tmp_path, mon
         return 1
 
     monkeypatch.setattr(launcher, "wanted", wanted)
-    sent = module.launch(None, None, stay=True, n_launches=1, sleep_s=0.01, pause_s=0.0)
+    sent = command.launch(None, None, stay=True, n_launches=1, sleep_s=0.01, pause_s=0.0)
     assert sent == ["1"]
     assert len(looks) == 3
     assert "did not take a worker" in caplog.text
@@ -149,7 +153,19 @@ def test_a_launcher_that_stays_outlives_refusals(launchpad, queue, tmp_path, mon
     queue.takes = False
     looks.clear()
     with pytest.raises(ProjectError):
-        module.launch(None, None, n_launches=1, sleep_s=0.01)
+        command.launch(None, None, n_launches=1, sleep_s=0.01)
+
+
+def test_what_another_project_begins_is_no_sign_of_life(launchpad, queue, clock, tmp_path):
+    add(launchpad, 1)
+    add(launchpad, 1, project_id="other")
+    launcher = make(launchpad, tmp_path)
+    assert send_all(launcher) == 1
+    theirs = FWorker(name="any", category="labels", query=jobs_of_project("other"))
+    assert launchpad.checkout_fw(theirs, str(tmp_path))[0] is not None
+    queue.states["1"] = "gone"
+    assert launcher.wanted() == 0
+    assert launcher.notes.n_idle == 1
 
 
 def test_workers_that_do_nothing_are_sent_ever_less_often(launchpad, queue, clock, tmp_path, caplog):
@@ -212,12 +228,14 @@ def test_a_database_that_is_away(tmp_path, monkeypatch, capsys):
     def away(*args, **kwargs):
         raise ServerSelectionTimeoutError("db:1: refused, Timeout: 5s, Topology Description: <secret>")
 
-    monkeypatch.setattr(module, "launch", away)
+    monkeypatch.setattr(command, "launch", away)
     with pytest.raises(SystemExit) as caught:
-        main(["--project", str(tmp_path / "p"), "dft"])
+        command.main(["--project", str(tmp_path / "p"), "dft"])
     assert caught.value.code == 1
-    assert capsys.readouterr().err == "The database does not answer: db:1: refused\n"
+    said = capsys.readouterr().err
+    assert "The database went away: db:1: refused" in said
+    assert "secret" not in said
     with pytest.raises(SystemExit) as caught:
-        main(["--project", str(tmp_path / "p"), "dtf"])
+        command.main(["--project", str(tmp_path / "p"), "dtf"])
     assert caught.value.code == 2
     assert "Did you mean 'dft'" in capsys.readouterr().err
