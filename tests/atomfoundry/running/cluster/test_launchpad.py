@@ -30,10 +30,11 @@ def broken(launchpad, monkeypatch):
 
 
 def test_a_job_that_cannot_be_read_while_it_is_taken_is_read_again(launchpad, broken, tmp_path):
-    """FireWorks takes it for one that cannot be made, and fails it."""
+    """FireWorks takes it for one that cannot be made, and writes so into it."""
     job, launch_id = launchpad.checkout_fw(FWorker(), str(tmp_path))
     assert (job.fw_id, launch_id) == (1, 1)
     assert launchpad.fireworks.distinct("state") == ["RUNNING"]
+    assert "_exception_details" not in launchpad.fireworks.find_one({"fw_id": 1})["spec"]
     assert len(broken) > 1
 
 
