@@ -99,7 +99,7 @@ class FoundryLaunchPad(LaunchPad):
             self._taking = False
 
     def get_fw_by_id(self, fw_id: int) -> Firework:
-        """Return a job. See FireWorks, which writes into one that it cannot read while it takes it that it is broken."""
+        """Return a job. See FireWorks, which marks one as broken that it cannot read while it takes it."""
         if not self._taking:
             return super().get_fw_by_id(fw_id)
         return patiently(lambda: super(FoundryLaunchPad, self).get_fw_by_id(fw_id), "reading a job")
