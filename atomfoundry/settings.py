@@ -83,6 +83,11 @@ class AtomfoundrySettings(BaseSettings):
         default="auto",
         description="Whether models run on the compiled kernel (needs g++ once) or on PyTorch alone ('off').",
     )
+    compile: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether torch.compile compiles models where that kernel does not reach: on GPUs, variant B, "
+        "three layers and more. It takes up to minutes for each shape of a batch, once.",
+    )
     test_data: Path | None = Field(default=None, description="Folder of real data that the tests read.")
 
     @classmethod

@@ -39,8 +39,10 @@ class TrainMaker(Maker):
         Name of the job and of the model.
     kind
         What the model is for, as in :class:`~atomfoundry.documents.ModelDoc`.
+    preset
+        Size of a new model: ``"fm64"``, ``"fm256"``, ``"fm512"`` or ``"alumina"``.
     architecture
-        Fields of :class:`~atomfoundry.models.AllegroConfig` that differ from its defaults (Allegro-FM64).
+        Fields of :class:`~atomfoundry.models.AllegroConfig` that differ from the preset.
     training
         Fields of :class:`~atomfoundry.models.training.TrainingSettings` that differ from its defaults.
     head_weights
@@ -59,6 +61,7 @@ class TrainMaker(Maker):
 
     name: str = "train"
     kind: str = "base"
+    preset: Literal["fm64", "fm256", "fm512", "alumina"] = "fm64"
     architecture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     head_weights: dict[str, float] = field(default_factory=dict)
@@ -130,14 +133,13 @@ class TrainMaker(Maker):
         )
 
     def _config(self, datasets: dict[str, DatasetDoc], frames: dict[str, list[Atoms]]) -> AllegroConfig:
-        from pydantic import ValidationError
-
-        from atomfoundry.models import AllegroConfig
         from atomfoundry.models.allegro.config import HeadConfig
-        from atomfoundry.models.training.energies import average_num_neighbors, force_scale
+        from atomfoundry.models.first_model import sized_config
+        from atomfoundry.models.training.energies import force_scale
 
         elements = sort_elements(symbol for doc in datasets.values() for symbol in doc.elements)
-        scaled = self.architecture.get("type_names", elements)
+        values = {"seed": self.seed, **self.architecture}
+        names = values.pop("type_names", None) or elements
         heads = []
         for head, doc in datasets.items():
             missing = [symbol for symbol in doc.elements if symbol not in doc.isolated_energies]
@@ -150,20 +152,9 @@ class TrainMaker(Maker):
                 HeadConfig(
                     name=head,
                     isolated_energies=doc.isolated_energies,
-                    scale=force_scale(frames[head], scaled, policy=self.scale),
+                    scale=force_scale(frames[head], names, policy=self.scale),
                     level_id=doc.level.id if doc.level else None,
                 )
             )
-        values = {"type_names": elements, "heads": heads, "seed": self.seed, **self.architecture}
         everything = [atoms for group in frames.values() for atoms in group]
-        try:
-            cutoff: Any = values.get("cutoff", AllegroConfig.model_fields["cutoff"].default)
-            values.setdefault("avg_num_neighbors", average_num_neighbors(everything, cutoff=float(cutoff)))
-            return AllegroConfig.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ConfigurationError(
-                f"{self.name}: architecture setting '{key}': {first['msg']}.",
-                remedy=f"Valid: {', '.join(AllegroConfig.model_fields)}.",
-            ) from error
+        return sized_config(self.preset, names, {"heads": heads} | values, everything, where=self.name)

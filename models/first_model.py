@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from atomfoundry.errors import ConfigurationError, DatasetError, LabelError, TrainingError
-from atomfoundry.models.train_plan import HeadData, TrainingPlan
+from atomfoundry.models.train_plan import HeadData, Preset, TrainingPlan
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from atomfoundry.models.allegro.config import AllegroConfig
     from atomfoundry.models.allegro.model import Allegro
     from atomfoundry.models.training.energies import ReferenceEnergies
@@ -91,38 +93,69 @@ def new_config(
     references
         Takes what was found out about the isolated-atom energies.
     """
+    values = {"seed": plan.seed, **plan.architecture}
+    names = values.pop("type_names", None) or _elements(*heads)
+    try:
+        values["heads"] = _heads(plan, heads, names, {} if references is None else references)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"Architecture: {error}.", remedy="Correct it.") from error
+    return sized_config(plan.preset, names, values, [atoms for head in heads for atoms in head.train])
+
+
+def sized_config(
+    preset: Preset, type_names: Sequence[str], values: Mapping[str, Any], frames: Sequence[Atoms], *, where: str = ""
+) -> AllegroConfig:
+    """Return the configuration of a preset with changes.
+
+    Parameters
+    ----------
+    preset
+        Size of the model.
+    type_names
+        Its elements.
+    values
+        Further fields of AllegroConfig, heads included; ``avg_num_neighbors`` comes from the frames otherwise.
+    frames
+        Training structures.
+    where
+        Who asks, for the error.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such preset, or a value is wrong.
+    """
     from pydantic import ValidationError
 
     from atomfoundry.models.allegro import config as architectures
     from atomfoundry.models.allegro.config import AllegroConfig
     from atomfoundry.models.training.energies import average_num_neighbors
 
-    values = {"seed": plan.seed, **plan.architecture}
-    preset = {
+    presets = {
         "fm64": architectures.allegro_fm64,
         "fm256": architectures.allegro_fm256,
         "fm512": architectures.allegro_fm512,
         "alumina": architectures.alumina,
-    }[plan.preset]
-    default = 3.0 if plan.preset == "alumina" else AllegroConfig.model_fields["cutoff"].default
+    }
+    told = f"{where}: architecture" if where else "Architecture"
+    if preset not in presets:
+        raise ConfigurationError(f"{told}: there is no preset '{preset}'.", remedy=f"Presets: {', '.join(presets)}.")
+    default = 3.0 if preset == "alumina" else AllegroConfig.model_fields["cutoff"].default
     try:
-        names = list(values.pop("type_names", None) or _elements(*heads))
-        values["heads"] = _heads(plan, heads, names, {} if references is None else references)
-        cutoff = float(values.get("cutoff", default))
-        if "avg_num_neighbors" not in values:
-            values["avg_num_neighbors"] = average_num_neighbors(
-                [a for head in heads for a in head.train], cutoff=cutoff
-            )
-        return preset(names, **values)
+        settings = dict(values)
+        if "avg_num_neighbors" not in settings:
+            cutoff = float(settings.get("cutoff", default))
+            settings["avg_num_neighbors"] = average_num_neighbors(frames, cutoff=cutoff)
+        return presets[preset](list(type_names), **settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(
-            f"Architecture setting '{key}': {first['msg']}.",
+            f"{told} setting '{key}': {first['msg']}.",
             remedy=f"Valid: {', '.join(AllegroConfig.model_fields)}.",
         ) from error
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"Architecture: {error}.", remedy="Correct it.") from error
+        raise ConfigurationError(f"{told}: {error}.", remedy="Correct it.") from error
 
 
 def _heads(

@@ -25,7 +25,7 @@ estimated from the smaller ones: what would exceed ``--limit`` or ``--max-memory
 ``--device cuda`` runs all of them on a GPU, if the package's own torch sees one; peers then get environments of their
 own with a torch for the same version of CUDA. The clock waits for the GPU, ratios are of the wall clock alone, memory
 is what torch allocates on the GPU. PyTorch evaluates ours there; "ours-compiled" is its training step compiled for the
-batch's shape (``perf/peers/traced.py``). nequip-allegro's AOTInductor form is measured with its Triton kernel too; what
+batch's shape (``models/recording.py``). nequip-allegro's AOTInductor form is measured with its Triton kernel too; what
 cuEquivariance would add to nequip-allegro and MACE is not. The GPU should have nothing else to do: see ``nvidia-smi``.
 """
 

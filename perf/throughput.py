@@ -9,8 +9,8 @@ are rattled silicon, or copies of the one in --structure. Every row is energies,
     dynamics  one structure by the ASE calculator: neighbour list and what goes to the device and back too
     train     B structures: a loss of all three, its gradient by the weights, a step of Adam
 
-each as the model comes and, for --compiled-sizes and --compiled-batches, with torch.compile (perf/peers/traced.py),
-which holds for batches of one shape; where it fails, or gives other numbers, the row says why. Rows grow until memory
+each as the model comes and, for --compiled-sizes and --compiled-batches, with torch.compile, not filled up to other
+shapes as ATOMFOUNDRY_COMPILE=on does; where it fails, or gives other numbers, the row says why. Rows grow until memory
 or --limit (seconds a call) ends them: that is a row too, and ``limits`` says how many atoms the memory would hold.
 
 On a GPU the clock waits for it, calls to warm up do not count, times are medians; memory is what torch allocates, on a
@@ -35,7 +35,6 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 from peers.case import NEIGHBOURS, WARM_UP, check_device, clocked, first_call, loss, stepping, waiting
-from peers.traced import compiled
 
 from atomfoundry.models import (
     Allegro,
@@ -48,7 +47,9 @@ from atomfoundry.models import (
     collate,
     load_model,
 )
+from atomfoundry.models.compiled import UNUSED
 from atomfoundry.models.kernel import find_kernel
+from atomfoundry.models.recording import record
 
 PRESETS = {"fm64": allegro_fm64, "fm256": allegro_fm256, "fm512": allegro_fm512}
 CUTOFF = 5.2
@@ -154,11 +155,11 @@ class Bench:
         """
         if not compile_it:
             return lambda batch: self.model(batch, create_graph=train)
-        work = compiled(self.model, batch, backend=self.options.backend)
+        work = record(self.model, batch, leave_out=UNUSED[True]).compiled(self.options.backend)
 
         def evaluate(batch: GraphBatch) -> dict[str, torch.Tensor]:
             with torch.set_grad_enabled(train):
-                return work(batch)
+                return work(self.model, batch)
 
         found, expected = evaluate(batch)["forces"].detach(), self.model(batch)["forces"]
         off = float((found - expected).abs().max() / expected.abs().max())

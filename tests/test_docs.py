@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-SLOW = ("engines", "first_hour", "models")
-"""Pages whose snippets run flows with worker processes or train."""
+SLOW = ("datasets", "engines", "first_hour", "harvest", "models", "structures")
+"""Pages whose snippets train, run flows, or take seconds otherwise."""
 WITH_PYTHON = [
     pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else (), id=page.stem)
     for page in PAGES

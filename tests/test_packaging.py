@@ -46,13 +46,14 @@ def test_every_import_is_declared(pyproject: dict) -> None:
     ]
     declared = {re.split(r"[^A-Za-z0-9_-]", name)[0].lower().replace("-", "_") for name in names}
     here = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"peers"}  # a folder of perf/
+    known = here | set(sys.stdlib_module_names)
     for folder in (*FOLDERS, "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     found = [node.module]
-                for name in {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - here:
+                for name in {name.split(".")[0] for name in found} - known:
                     assert modules.get(name, name) in declared | {"atomfoundry"}, f"{path}: {name}"
 
 

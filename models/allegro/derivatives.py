@@ -31,6 +31,11 @@ def traceable() -> Iterator[None]:
         yield
 
 
+def is_traceable() -> bool:
+    """Return whether operations are being recorded."""
+    return getattr(_asked, "traceable", False)
+
+
 @contextmanager
 def _saying(name: str) -> Iterator[None]:
     before = getattr(_asked, name, False)
@@ -94,7 +99,7 @@ Triple = tuple[int, int, int]
 
 
 def _coupled(a: Tensor, b: Tensor, factors: Tensor, triples: list[Triple], rows: int) -> Tensor:
-    if getattr(_asked, "traceable", False):
+    if is_traceable():
         return _coupled_by_sums(a, b, factors, triples, rows)
     # Made from both, so that vmap (batched backward passes) sees a batch if either has one.
     out = (a[:1, 0] * b[:1, 0]).new_zeros((a.shape[0], rows, *a.shape[2:]))

@@ -13,13 +13,14 @@ from atomfoundry.errors import ModelError
 from atomfoundry.models.allegro.config import AllegroConfig, HeadConfig
 from atomfoundry.models.allegro.dense_latents import DenseLatents
 from atomfoundry.models.allegro.dense_track import DenseTrack, LongDenseTrack
-from atomfoundry.models.allegro.derivatives import geometry_only
+from atomfoundry.models.allegro.derivatives import geometry_only, is_traceable
 from atomfoundry.models.allegro.long_track import LongTrack
 from atomfoundry.models.allegro.mlp import Perceptron
 from atomfoundry.models.allegro.radial import RadialChemicalEmbedding
 from atomfoundry.models.allegro.readout import Readouts
 from atomfoundry.models.allegro.short_track import ShortTrack
 from atomfoundry.models.allegro.track import TensorTrack
+from atomfoundry.models.compiled import find_compiled
 from atomfoundry.models.graph import GraphBatch
 from atomfoundry.models.kernel import Edges, Kernel, differentiable, evaluate, find_kernel, kernel_first
 from atomfoundry.models.zbl import ZBL
@@ -146,13 +147,19 @@ class Allegro(nn.Module):
             ``atomic_features`` (N, d) float64. If not differentiated: ``edge_latents``
             (M, scalar_width), which all heads share.
 
-            On a CPU this is the compiled kernel (:mod:`atomfoundry.models.kernel`). ``forward_edges`` has all of
+            On a CPU this is the C++ kernel (:mod:`atomfoundry.models.kernel`), elsewhere PyTorch, with
+            ``ATOMFOUNDRY_COMPILE=on`` compiled (:mod:`atomfoundry.models.compiled`). ``forward_edges`` has all of
             these whatever is asked for, as tensors that can be differentiated by the edge vectors too.
         """
         differentiate = forces or stress
         kernel = find_kernel(self) if differentiate or not torch.is_grad_enabled() else None
         if kernel is None:
-            return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
+            forms = find_compiled(self) if differentiate else None
+            found = None if forms is None else forms(self, batch, create_graph=create_graph)
+            if found is None:
+                return self.forward_edges(batch, forces=forces, stress=stress, create_graph=create_graph)
+            unasked = {name for name, asked in (("forces", forces), ("stress", stress)) if not asked}
+            return {name: value for name, value in found.items() if name not in unasked}
         with kernel_first():
             vectors = batch.edge_vectors().detach()
             out = self._compiled(kernel, batch, vectors, differentiate=differentiate, create_graph=create_graph)
@@ -259,7 +266,8 @@ class Allegro(nn.Module):
         latents = self._edge_latents(batch, vectors, centre_types, neighbour_types)
         node_head = batch.head[batch.batch]
         single = len(self.config.heads) == 1
-        used = () if single or not self.readouts.nonlinear else batch.head.unique().tolist()
+        every = single or not self.readouts.nonlinear or is_traceable()
+        used = () if every else batch.head.unique().tolist()
         features, unscaled = self.readouts(latents, None if single else node_head[centre], used)
         scale = self.edge_scales(batch, node_head)
         edge_energy = unscaled.double() * scale[centre]

@@ -82,6 +82,7 @@ def test_each_is_claimed_once(server):
     assert Counter(claimed) == Counter(range(60))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away(server):
     with connect(server, serverSelectionTimeoutMS=3000) as client:
         client.base.items.insert_one({"n": 1})

@@ -74,6 +74,7 @@ def test_a_harvest_becomes_a_dataset(tmp_path: Path, project: Project) -> None:
     assert harvested.uuid in {node.uuid for node in lineage(database, dataset.uuid).nodes.values()}
 
 
+@pytest.mark.slow
 def test_harvests_of_two_levels_or_of_none_do_not_mix(tmp_path: Path, project: Project) -> None:
     write_tree(tmp_path / "tree")
     other = LevelOfTheory(code="emt", method="another")

@@ -222,7 +222,12 @@ def test_ever_shorter_jobs_do_not_try_for_ever(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("how", "workers"), [("SIGUSR1", 0), pytest.param("SIGUSR1", 1, marks=pytest.mark.slow), ("deadline", 0)]
+    ("how", "workers"),
+    [
+        ("SIGUSR1", 0),
+        pytest.param("SIGUSR1", 1, marks=pytest.mark.slow),
+        pytest.param("deadline", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_the_local_runner_stops_and_the_next_run_goes_on(project, tmp_path, monkeypatch, workers, how):
     structures = [chain("H", length) for length in range(1, 7)]

@@ -66,6 +66,7 @@ def maker(**fields) -> LabelMaker:
     )
 
 
+@pytest.mark.slow
 def test_each_break_costs_one_label(project, tmp_path):
     symbols = ["H", "He", "Ag", "Li", "Be", "Au", "B", "C", "N", "F", "Pt", "O"]
     log = tmp_path / "log"

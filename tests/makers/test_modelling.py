@@ -198,6 +198,21 @@ def test_wrong_settings_are_named(project: Project, chain: dict[str, Any], tmp_p
         )
 
 
+def test_presets(project: Project) -> None:
+    from atomfoundry.makers.modelling import frames_of
+    from atomfoundry.models import Allegro
+
+    data = dataset("sizes", bulk("Si"), [0.0, 0.01, 0.02], 3)
+    frames = {"pt": frames_of(data, "train")}
+    fm256 = TrainMaker(preset="fm256", architecture={"l_max": 1}, seed=4)._config({"pt": data}, frames)
+    assert (fm256.num_channels, fm256.latent_dims, fm256.l_max, fm256.seed) == (64, [256] * 3, 1, 4)
+    alumina = TrainMaker(preset="alumina")._config({"pt": data}, frames)
+    assert (alumina.cutoff, alumina.avg_num_neighbors) == (3.0, 4.0)
+    assert str(Allegro(alumina).dtype) == "torch.float64"
+    with pytest.raises(ConfigurationError, match="train: architecture: there is no preset 'fm1'"):
+        TrainMaker(preset="fm1")._config({"pt": data}, frames)  # type: ignore[arg-type]
+
+
 def test_a_scale_for_each_element(project: Project) -> None:
     from atomfoundry.errors import ConfigurationError
     from atomfoundry.makers.modelling import frames_of

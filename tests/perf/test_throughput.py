@@ -1,4 +1,4 @@
-"""``perf/throughput.py``: its rows, what happens where memory ends, and the compiled form of the model."""
+"""``perf/throughput.py``: its rows, and what happens where memory ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from atomfoundry.models import Allegro, AllegroConfig, build_graph, collate, save_model
+from atomfoundry.models import Allegro, AllegroConfig, save_model
 
 PERF = Path(__file__).parents[2] / "perf"
 SMALL = {"num_channels": 2, "l_max": 1, "two_body_dims": [4, 4], "latent_dims": [4], "edge_energy_dims": [4]}
@@ -26,12 +26,6 @@ def small(**changes):
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(PERF)
     return importlib.import_module("throughput")
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    monkeypatch.syspath_prepend(PERF)
-    return importlib.import_module("peers.traced")
 
 
 @pytest.fixture
@@ -74,6 +68,7 @@ def test_a_run_on_the_cpu(run, tmp_path, compile_it):
     assert report["limits"] == []
 
 
+@pytest.mark.slow
 def test_where_memory_ends_the_next_series_begins(bench, run, monkeypatch, tmp_path):
     measured = bench.Bench._measured
 
@@ -145,51 +140,6 @@ def test_a_structure_of_ones_own(run, tmp_path):
 def test_without_a_gpu(run):
     with pytest.raises(SystemExit, match="no CUDA device"):
         run("--device", "cuda")
-
-
-def results(evaluate, model, batch):
-    """Energies, forces, stresses, and a loss's gradient by the weights."""
-    model.zero_grad()
-    out = evaluate(batch)
-    (out["energy"].square().sum() + out["forces"].square().sum() + out["stress"].square().sum()).backward()
-    return [out[key].detach() for key in ("energy", "forces", "stress")] + [
-        weight.grad for weight in model.parameters()
-    ]
-
-
-def clusters(seed):
-    """A crystal and a molecule: atoms with many edges and with one."""
-    frames = [bulk("Si", cubic=True), molecule("SiO")]
-    frames[1].set_cell([9, 9, 9])
-    frames[1].pbc = True
-    for frame in frames:
-        frame.rattle(0.02, seed=seed)
-    return collate([build_graph(frame, cutoff=4.0, type_names=["Si", "O"]) for frame in frames])
-
-
-def agree(evaluate, model, batch):
-    expected = results(lambda batch: model.forward_edges(batch, create_graph=True), model, batch)
-    found = results(evaluate, model, batch)
-    for here, there in zip(found, expected, strict=True):
-        assert float((here - there).abs().max()) < 1e-12 * max(1.0, float(there.abs().max()))
-
-
-@pytest.mark.parametrize("changes", [{"variant": "A"}, {"variant": "B", "zbl": True}], ids=["A", "B"])
-def test_the_recorded_operations_give_the_same_numbers(traced, changes):
-    model, first, other = small(**changes), clusters(0), clusters(1)
-    assert other.layout.places is not None
-    graph = traced.traced(model, first)
-    # other positions and other weights than were recorded, but the same shape
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(1.1)
-    agree(lambda batch: traced.called(graph, model, batch), model, other)
-
-
-@pytest.mark.slow
-def test_the_compiled_form_gives_the_same_numbers(traced):
-    model = small()
-    agree(traced.compiled(model, clusters(0), backend="aot_eager"), model, clusters(1))
 
 
 @pytest.mark.gpu

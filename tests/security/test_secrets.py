@@ -38,6 +38,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     settings.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_run_writes_no_secret(planted: None, tmp_path: Path) -> None:
     project = Project.open_or_create(tmp_path / "project")
     frames = [with_metadata(bulk("Ar", a=a, cubic=True), source="made", group_id=str(a)) for a in (5.2, 5.3)]

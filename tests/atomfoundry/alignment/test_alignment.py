@@ -167,6 +167,7 @@ def test_unknown_source_atoms_are_estimated_and_flagged() -> None:
 # -- noise ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_spread_of_the_scale_is_that_of_least_squares() -> None:
     sigma, scales, expected = 0.05, [], 0.0
     for draw in range(200):

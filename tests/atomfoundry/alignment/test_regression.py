@@ -96,6 +96,7 @@ def frames(n: int, seed: int = 0) -> tuple[list[Atoms], list[Atoms]]:
     return source, target
 
 
+@pytest.mark.slow
 def test_rows_on_disk_give_the_same_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atomfoundry.alignment.fitting.build_overlap", _small_chunks)
     source, target = frames(60)

@@ -92,8 +92,10 @@ def test_a_broken_down_run_breaks_down_again(tmp_path, calculators):
     assert without_times(document) == without_times(whole)
 
 
-@pytest.mark.parametrize("dies", [False, True])
-@pytest.mark.parametrize("relax_cell", [False, True])
+@pytest.mark.parametrize(
+    ("relax_cell", "dies"),
+    [(False, True), (True, False), *(pytest.param(a, a, marks=pytest.mark.slow) for a in (False, True))],
+)
 def test_finished_volumes_are_kept(tmp_path, dies, relax_cell):
     atoms = bulk("Cu", cubic=True)
     atoms.positions[0] += 0.1

@@ -235,6 +235,7 @@ def test_a_truncated_archive_is_named_after_its_good_items(tmp_path: Path) -> No
         list(stream_items(path))
 
 
+@pytest.mark.slow
 def test_streaming_needs_the_memory_of_an_item(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with path.open("w") as stream:

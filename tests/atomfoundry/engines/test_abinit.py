@@ -166,6 +166,7 @@ def wait_for(condition) -> None:
 @pytest.mark.abinit
 @needs_abinit
 class TestBinary:
+    @pytest.mark.slow
     def test_equals_quantum_espresso(self, strained_silicon, tmp_path):
         same = {"kpoint_spacing": 1.1}
         ours = get_engine("abinit", ecut=20 * RYDBERG, **same).single_point(strained_silicon, tmp_path)
@@ -175,6 +176,7 @@ class TestBinary:
         assert ours.stress == pytest.approx(theirs.stress, abs=0.01 / EV_PER_A3_IN_GPA)
         assert not [name for name in os.listdir(tmp_path) if name.startswith("abinito_")]  # noqa: PTH208
 
+    @pytest.mark.slow
     def test_unconverged(self, strained_silicon):
         with pytest.raises(LabelError) as caught:
             get_engine("abinit", **CHEAP, max_steps=2).single_point(strained_silicon)

@@ -344,6 +344,7 @@ class TestReal:
 
     pytestmark = needs_espresso
 
+    @pytest.mark.slow
     def test_unconverged(self):
         with pytest.raises(LabelError) as caught:
             get_engine("espresso", **QUICK, max_steps=1).compute(strained_silicon())
@@ -354,7 +355,7 @@ class TestReal:
         assert sorted(path.name for path in tmp_path.iterdir()) == [*("espresso.err", "espresso.pwi", "espresso.pwo")]
         assert labelled.calc.results["stress"].shape == (6,)
 
-    @pytest.mark.parametrize("program", ["pip", "PATH"])
+    @pytest.mark.parametrize("program", [pytest.param("pip", marks=pytest.mark.slow), "PATH"])
     def test_hydrogen_atom(self, program):
         engine = get_engine("espresso", **QUICK, program=program)
         try:

@@ -33,6 +33,7 @@ def strained_silicon() -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 def test_both_programs_give_the_same_labels():
     results = [
         get_engine(

@@ -43,7 +43,16 @@ def slope_error(engine, atoms, step=1e-3) -> float:
 
 @pytest.mark.parametrize(
     "functional",
-    ["wb97x-d3bj", "wb97x-d4", "r2scan-d4", "pbe0-d3zero", "pbe0-d3bjatm", "pbe-d3bjm", "b3lyp-d4", "hf", "hf-d3bj"],
+    [
+        "wb97x-d3bj",
+        "r2scan-d4",
+        "pbe0-d3zero",
+        "hf",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("wb97x-d4", "pbe0-d3bjatm", "pbe-d3bjm", "b3lyp-d4", "hf-d3bj")
+        ),
+    ],
 )
 def test_forces_are_the_slope_of_the_energy(functional):
     engine = get_engine("pyscf", functional=functional, basis="6-31g", **COARSE)
@@ -52,6 +61,7 @@ def test_forces_are_the_slope_of_the_energy(functional):
 
 
 @pytest.mark.parametrize("functional", ["wb97m-v", "b97m-v"])
+@pytest.mark.slow
 def test_nonlocal_correlation_has_its_forces(functional):
     engine = get_engine("pyscf", functional=functional, basis="sto-3g", **COARSE)
     engine.check_available()
@@ -60,7 +70,14 @@ def test_nonlocal_correlation_has_its_forces(functional):
 
 
 @pytest.mark.parametrize(
-    ("method", "frozen_core"), [("mp2", True), ("mp2", False), ("ccsd", True), ("ccsd(t)", True), ("ccsd(t)", False)]
+    ("method", "frozen_core"),
+    [
+        ("mp2", True),
+        ("mp2", False),
+        ("ccsd", True),
+        pytest.param("ccsd(t)", True, marks=pytest.mark.slow),
+        pytest.param("ccsd(t)", False, marks=pytest.mark.slow),
+    ],
 )
 def test_correlated_forces(method, frozen_core):
     """PySCF's default lambda amplitudes for CCSD(T) are those of CCSD, whose forces are wrong by 3e-4 eV/A."""
@@ -71,6 +88,7 @@ def test_correlated_forces(method, frozen_core):
     assert engine.level.extra == {"density_fitting": False, "frozen_core": frozen_core}
 
 
+@pytest.mark.slow
 def test_open_shells():
     for settings in (
         {"functional": "mp2"},
@@ -99,6 +117,7 @@ def test_triples_of_open_shell_molecules_are_refused_but_not_of_atoms():
 
 
 @pytest.mark.parametrize("density_fitting", [True, "coulomb"])
+@pytest.mark.slow
 def test_density_fitting(density_fitting):
     engine = get_engine("pyscf", functional="pbe0", basis="6-31g", density_fitting=density_fitting, **COARSE)
     exact = get_engine("pyscf", functional="pbe0", basis="6-31g", **COARSE)
@@ -175,6 +194,7 @@ def test_stability_finds_the_broken_symmetry_of_a_stretched_bond():
     assert minimum.single_point(bonded).energy == pytest.approx(saddle.single_point(bonded).energy, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_second_order_solver_saves_what_diis_cannot_converge():
     """Four steps are too few for DIIS with and without level shift, and enough for the second-order solver."""
     water = molecule("H2O")

@@ -46,6 +46,7 @@ def distorted_water() -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 def test_xtb_forces_and_stress_of_a_repeated_cell():
     engine, atoms = get_engine("xtb"), strained_silicon()
     assert repetitions(atoms, min_height=5.0) == (2, 2, 2)
@@ -138,7 +139,7 @@ def test_impossible_spin_and_charge_are_refused(engine, multiplicity, charge):
     assert caught.value.reason == "unsupported"
 
 
-@pytest.mark.parametrize("functional", ["wb97m-d3bj", "pbe"])
+@pytest.mark.parametrize("functional", [pytest.param("wb97m-d3bj", marks=pytest.mark.slow), "pbe"])
 def test_pyscf_forces(functional):
     engine = get_engine("pyscf", functional=functional, basis="6-31g")
     water = distorted_water()

@@ -42,6 +42,7 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
         harvest_dataset(tmp_path / "tree", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_hanging_and_a_dying_reader_cost_one_file(tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", 3)
     (tmp_path / "tree/run-00b").mkdir()

@@ -300,6 +300,7 @@ def test_output_of_failed_jobs_is_kept_and_the_environment_is_set(jobs, project)
     assert (result.failures[0].folder / "job.log").read_text().startswith("last words")
 
 
+@pytest.mark.slow
 def test_a_killed_attempt_leaves_only_its_checkpoint(jobs, project):
     job = jobs.folder_content("x")
     result = run(job, project=project, workers=1, progress=False)

@@ -85,6 +85,7 @@ def test_versions():
         assert (6, 0) <= pw_version(program) <= (9, 0)
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_repaired_from_the_density(cold, tmp_path):
     result = get_engine("espresso", **QUICK, max_steps=4).single_point(rattled_silicon(), tmp_path)
     assert result.energy == pytest.approx(cold.energy, abs=1e-6)
@@ -104,6 +105,7 @@ def test_a_nonsense_pseudopotential(own_upf, fresh_settings):
         get_engine("espresso", **QUICK).single_point(bulk("Si"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_repeated(cold, tmp_path):
     in_path()
     folder = tmp_path / "run"
@@ -171,6 +173,7 @@ def test_a_run_out_of_time_is_continued(tmp_path):
     assert resumed.forces == pytest.approx(again.forces, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_family_starts_from_its_parents_density(tmp_path):
     parent = bulk("Si", a=5.43)
     # forces and stress are of first order in what the cycle leaves open
@@ -231,6 +234,7 @@ def running_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+@pytest.mark.slow
 def test_ranks_end_with_the_time(fresh_settings, tmp_path):
     in_path()
     fresh_settings.setenv("ATOMFOUNDRY_ESPRESSO_COMMAND", f"{MPIRUN} -np 2 pw.x -nk 2")

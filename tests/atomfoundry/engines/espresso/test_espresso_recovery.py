@@ -273,7 +273,7 @@ def test_a_truncated_pseudopotential_is_recognised(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a launcher that its parent died")
-@pytest.mark.parametrize("way", ["time", "death"])
+@pytest.mark.parametrize("way", [pytest.param("time", marks=pytest.mark.slow), "death"])
 def test_nothing_that_the_command_started_survives(own_upf, fresh_settings, tmp_path, way, gone):
     """A command like mpirun: it starts ranks in process groups of their own, which ignore polite requests."""
     own_upf("Si")

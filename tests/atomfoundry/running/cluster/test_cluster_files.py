@@ -205,7 +205,7 @@ def test_units_are_understood(tmp_path):
     assert not ours
 
 
-@pytest.mark.parametrize("reserve", [False, True])
+@pytest.mark.parametrize("reserve", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     """On FireWorks' file of mongomock, with a stand-in for sbatch."""
     layout = make(tmp_path / "p")
@@ -250,6 +250,7 @@ def test_the_launcher_sends_workers_to_the_queue(tmp_path, reserve):
     assert list(layout.launches("gpu").glob("block_*/launcher_*/FW_submit.script"))
 
 
+@pytest.mark.slow
 def test_no_more_workers_are_sent_than_there_are_jobs(tmp_path):
     """Two jobs run at once in an allocation; the workers do not begin."""
     layout = make(tmp_path / "p")

@@ -73,6 +73,7 @@ def test_a_killed_worker_s_job_is_found_and_run_again(jobs, project, shared_laun
     assert len(documents(project)) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_long_job_goes_on_from_its_checkpoint(jobs, project, shared_launchpad, start_worker, tmp_path):
     path = tmp_path / "steps"
     submission = submit(jobs.steps(str(path), 12, 0.1), project=project, launchpad=shared_launchpad)
@@ -89,6 +90,7 @@ def test_a_killed_long_job_goes_on_from_its_checkpoint(jobs, project, shared_lau
     assert project.job_store().count({"uuid": submission.uuid_of(next(iter(submission.uuids)))}) <= 1
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_workers_is_failed_at_last(jobs, project, shared_launchpad, start_worker, tmp_path):
     submit(jobs.kill_own_worker(str(tmp_path / "n"), 10), project=project, launchpad=shared_launchpad)
     kinds = []

@@ -31,7 +31,9 @@ def output(project, submission, job):
     return project.job_store().get_output(submission.uuid_of(job), load=True)
 
 
-@pytest.mark.parametrize("size", [100, 3, 1])
+@pytest.mark.parametrize(
+    "size", [pytest.param(100, marks=pytest.mark.slow), 3, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_same_documents_as_the_local_runner(jobs, project, launchpad, tmp_path, size):
     here = Project.open_or_create(tmp_path / "here")
     run(jobs.dynamic_flow(), project=here, workers=0, progress=False)
