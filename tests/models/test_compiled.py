@@ -110,7 +110,9 @@ def test_filling_changes_nothing(changes):
     assert torch.equal(filled.layout.places // shape.width, filled.edge_index[0])
     assert filled.layout.places.unique().numel() == shape.edges
     assert bool((filled.edge_vectors()[batch.num_edges :].norm(dim=1) > 4.0).all())
-    agree(without_filling(model.forward_edges(filled), batch), model.forward_edges(batch))
+    out = model.forward_edges(filled)
+    del out["edge_latents"]  # not a result of compiled forms
+    agree(without_filling(out, batch), model.forward_edges(batch))
 
 
 @pytest.mark.parametrize(
@@ -254,9 +256,18 @@ def test_the_kernel_goes_first(on):
     assert not find_compiled(model)._forms
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
 def test_generated_code(monkeypatch, switch, tmp_path):
-    """With code, kept in the home folder; float32 as in use."""
+    """With code, kept in the home folder; float32 as in use, and two threads, which code of torch 2.13 cannot do."""
     switch(compile="on", kernel="off", home=tmp_path)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     model, batch = small(**VARIANTS[1], dtype="float32"), clusters()
