@@ -96,6 +96,7 @@ def test_a_crash_costs_one_label(project, standin, tmp_path):
     assert (again.n_labelled, again.n_reused, len(standin.calls) - before) == (3, 2, 1)
 
 
+@pytest.mark.slow
 def test_two_levels_of_the_same_structures(project, standin, tmp_path):
     standin.plan(n2="silent")
     document = structure_set(project, tmp_path)

@@ -43,7 +43,8 @@ def run(bench, monkeypatch, capsys):
     return work
 
 
-@pytest.mark.parametrize("compile_it", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compile_it", [False, True])
 def test_a_run_on_the_cpu(run, tmp_path, compile_it):
     save_model(small(), tmp_path / "model", metadata={})
     output = tmp_path / "out.json"

@@ -165,6 +165,7 @@ def test_a_killed_create_leaves_no_dataset(tmp_path: Path) -> None:
         (tmp_path / "set").rename(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_killed_append_leaves_the_old_version(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "set", frames(0, 5))
     kill_writer(dataset.path, 0.05)

@@ -269,6 +269,7 @@ def test_a_code_that_crashes_while_loading_is_unavailable(tmp_path, monkeypatch)
         isolated(get_engine("ase", calculator_class="crash_at_import.Calc")).check_available()
 
 
+@pytest.mark.slow
 def test_a_code_that_hangs_while_loading_is_unavailable(tmp_path, monkeypatch):
     (tmp_path / "hang_at_import.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.syspath_prepend(str(tmp_path))

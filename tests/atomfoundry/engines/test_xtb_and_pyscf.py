@@ -119,6 +119,7 @@ def test_xtb_solvent_has_its_forces_and_molecules_only():
         get_engine("xtb", solvent="brine").check_available()
 
 
+@pytest.mark.slow
 def test_xtb_spin_of_a_repeated_cell_is_that_of_the_supercell():
     cell = bulk("Fe", a=2.9)
     cell.info["spin_multiplicity"] = 3

@@ -191,6 +191,7 @@ def test_a_family_starts_from_its_parents_density(tmp_path):
     assert started.stress == pytest.approx(from_atoms.stress, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_inputs_run_by_hand_give_the_engines_labels(cold, tmp_path):
     program = in_path()
     get_engine("espresso", **QUICK).write_inputs(rattled_silicon(), tmp_path)

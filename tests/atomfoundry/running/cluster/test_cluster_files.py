@@ -163,6 +163,7 @@ def test_a_batch_script_becomes_the_worker(tmp_path, scheduler):
     assert seen[5:] == ["-m", "atomfoundry.cli.main", "worker", "--project", str(project), *WORKER, "singleshot"]
 
 
+@pytest.mark.slow
 def test_scripts_run_with_odd_names(tmp_path):
     python = tmp_path / "my python's"
     python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')

@@ -105,6 +105,7 @@ def test_a_job_that_kills_its_workers_is_failed_at_last(jobs, project, shared_la
     assert states(shared_launchpad, project) == {"FAILED": 1}
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_goes_on_elsewhere(jobs, project, shared_launchpad, start_worker, tmp_path):
     path = tmp_path / "steps"
     submit(jobs.steps(str(path), 5, 0.01, stop_after=2), project=project, launchpad=shared_launchpad)
@@ -166,7 +167,7 @@ class Cut:
         return {"ok": 0.0}
 
 
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2.0, *(pytest.param(each, marks=pytest.mark.slow) for each in (5.0, 30.0))])
 def test_the_database_is_away_when_a_job_ends(
     jobs, project, shared_launchpad, start_worker, tmp_path, database, seconds
 ):
@@ -538,6 +539,7 @@ def test_a_job_that_another_living_process_runs_is_not_begun(jobs, project, laun
     assert states(launchpad, project) == {"COMPLETED": 1}
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_retried_by_another_while_its_first_worker_lives_on(
     jobs, project, shared_launchpad, start_worker, tmp_path
 ):
