@@ -14,10 +14,11 @@ from ase.build import bulk, molecule
 
 sys.path.insert(0, str(Path(__file__).parent))
 import contract
+from pretended_gpu import pretended_gpu
 
 from atomfoundry.models import Allegro, AllegroConfig, FoundryCalculator, HeadConfig, build_graph, collate
 from atomfoundry.models import compiled as module
-from atomfoundry.models.compiled import Shape, fill, find_compiled, rung, without_filling
+from atomfoundry.models.compiled import UNUSED, Shape, fill, find_compiled, rung, without_filling
 from atomfoundry.models.kernel import find_kernel
 from atomfoundry.models.recording import Recording, record
 from atomfoundry.models.training import TrainingSettings, train
@@ -113,6 +114,20 @@ def test_filling_changes_nothing(changes):
     out = model.forward_edges(filled)
     del out["edge_latents"]  # not a result of compiled forms
     agree(without_filling(out, batch), model.forward_edges(batch))
+
+
+@pytest.mark.parametrize("recorded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_filling_on_a_gpu(recorded):
+    model, batch = small(**VARIANTS[1]), clusters()
+    expected = model.forward_edges(batch)
+    shape = Shape.of(batch)
+    with pretended_gpu():
+        there, moved = small(**VARIANTS[1]).to("cuda"), batch.to("cuda")
+        assert Shape.of(moved) == shape
+        filled = fill(moved, shape, 4.0)
+        out = (record(there, filled, leave_out=UNUSED[False]) if recorded else type(there).forward_edges)(there, filled)
+        found = {name: value.cpu() for name, value in without_filling(out, moved).items() if name != "edge_latents"}
+    agree(found, expected)
 
 
 @pytest.mark.parametrize(
