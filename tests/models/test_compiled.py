@@ -284,7 +284,8 @@ def two_threads():
 def test_generated_code(monkeypatch, switch, tmp_path):
     """With code, kept in the home folder; float32 as in use, and two threads, which code of torch 2.13 cannot do."""
     switch(compile="on", kernel="off", home=tmp_path)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set below does not outlive the test
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     model, batch = small(**VARIANTS[1], dtype="float32"), clusters()
     out, expected = model(batch, create_graph=True), model.forward_edges(batch, create_graph=True)
     assert not find_compiled(model).given_up
