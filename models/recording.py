@@ -89,7 +89,8 @@ def record(model: Allegro, batch: GraphBatch, *, leave_out: Sequence[str] = ()) 
     layout = batch.layout
 
     def work(weights: list[Tensor], fields: list[Tensor], places: Tensor | None) -> list[Tensor]:
-        given = replace(batch, **dict(zip(FIELDS, fields, strict=True)))
+        values: dict[str, Any] = dict(zip(FIELDS, fields, strict=True))
+        given = replace(batch, **values)
         given._layout = EdgeLayout(layout.n_atoms, layout.width, places)
         out: list[Tensor] = functional_call(module, dict(zip(names, weights, strict=True)), (given,))
         return out
