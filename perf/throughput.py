@@ -47,7 +47,7 @@ from atomfoundry.models import (
     collate,
     load_model,
 )
-from atomfoundry.models.compiled import UNUSED
+from atomfoundry.models.compiled import SAME, UNUSED
 from atomfoundry.models.kernel import find_kernel
 from atomfoundry.models.recording import record
 
@@ -64,8 +64,6 @@ LADDERS: dict[str, dict[str, list[int]]] = {
 }
 DIFFERENT_FRAMES = 16
 """Structures of a batch that differ; larger batches repeat them."""
-SAME = {torch.float32: 1e-3, torch.float64: 1e-9}
-"""By how much of the largest force compiled forces may differ."""
 
 MODES = {False: "plain", True: "torch.compile"}
 
